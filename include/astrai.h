@@ -221,6 +221,12 @@
 /// astrai_engine_options.flags: make what constraints need of the vocabulary while the engine opens, and count it in the plan.
 /// Without it the first constraint or call of a tool makes it, which takes up to a second then.
 #define ASTRAI_ENGINE_CONSTRAINTS 32
+/// astrai_engine_options.speculation: drafts are what followed the last words of a request earlier in its own text, prompt or
+/// answer. A step computes them with the token before them, and gives several tokens where they were right.
+#define ASTRAI_SPECULATE_OWN_TEXT 1
+/// astrai_engine_options.speculation: drafts also come from the answers of the engine's earlier requests. Then how fast an answer
+/// comes may tell what others were about.
+#define ASTRAI_SPECULATE_SHARED_TEXTS 2
 
 /* -- flags of a request ------------------------------------------------------ */
 
@@ -418,8 +424,9 @@ typedef struct astrai_engine_options {
   uint32_t duty_work_us;
   /// The interval of duty_work_us, in microseconds.
   uint32_t duty_interval_us;
-  /// 0.
-  uint32_t reserved;
+  /// With speculation: most drafts of a request in one step, at most 32; 0 = automatic. Fewer are tried where they are not worth
+  /// their time.
+  uint32_t draft_tokens;
   /// Bytes for weights, KV cache and workspace together, on a GPU of its memory; astrai_engine_plan says what they take,
   /// and whether the system has them: a budget beyond that is a warning in the log. 0 = no bound, but the KV cache is
   /// what the slots need, at most a quarter of free memory.
@@ -445,8 +452,8 @@ typedef struct astrai_engine_options {
   /// 1, as astrai_engine_options_init sets it: a token never depends on the other requests. 0: on a GPU it may, where
   /// that is faster.
   int32_t invariant;
-  /// 0.
-  uint32_t reserved2;
+  /// ASTRAI_SPECULATE_*: where drafts come from; 0 = there are none. No token and no log probability depends on it.
+  uint32_t speculation;
 } astrai_engine_options;
 
 /// Options of astrai_submit. astrai_request_options_init sets -1 and NaN, which mean what the model's
@@ -501,8 +508,9 @@ typedef struct astrai_request_options {
   int32_t dry_allowed_length;
   /// DRY: tokens of prompt and output that are looked at for repetitions, 0 = none; -1 = all.
   int32_t dry_penalty_last_n;
-  /// 0
-  uint32_t reserved;
+  /// In an engine with speculation: most drafts of a step, 0 = none; -1 = as the engine's options say. Requests with DRY or a
+  /// constraint, and those whose tokens the host chooses, have none.
+  int32_t draft_tokens;
 } astrai_request_options;
 
 /// What went wrong, where, and what to do next. Library-owned: free with astrai_error_free, except inside an event.
@@ -555,6 +563,10 @@ typedef struct astrai_usage {
   uint64_t decode_us;
   /// From submit to the end.
   uint64_t total_us;
+  /// Drafts that were computed; see ASTRAI_SPECULATE_*.
+  uint32_t drafted_tokens;
+  /// Of these, tokens of the answer: so many steps fewer.
+  uint32_t accepted_tokens;
 } astrai_usage;
 
 /// What a request produced since its last event. Branch on terminal; ignore unknown kinds; any kind may carry text.
@@ -725,6 +737,12 @@ typedef struct astrai_stats {
   uint64_t queue_us;
   /// Log lines that were dropped.
   uint64_t log_dropped;
+  /// Drafts that were computed.
+  uint64_t drafted_tokens;
+  /// Of these, tokens of answers.
+  uint64_t accepted_tokens;
+  /// Time that they have saved, in microseconds, as far as the times of other steps tell.
+  uint64_t saved_us;
 } astrai_stats;
 
 /// What memory an engine would take. Caller-owned: set struct_size. Tokenizer and bookkeeping are not counted.

@@ -9,6 +9,7 @@
 //! | 2 | [`backend`] | tensor operations on ragged batches: the trait, and the CPU and NVIDIA's GPUs behind it |
 //! | 2 | [`source`] | where a model comes from: config, tokenizer, template, tensors |
 //! | 2 | [`cache`] | slots, pages and page tables: integers only |
+//! | 2 | [`speculation`] | drafts: what may follow in a text, and what trying it is worth: integers and probabilities |
 //! | 2 | [`text`] | tokenizer, incremental UTF-8, stop strings, chat templates |
 //! | 2 | [`constrain`] | what an answer may be, as sets of tokens; its parts: reasoning, content, calls |
 //! | 3 | [`model`] | config to architecture, the families, the one forward pass |
@@ -31,6 +32,7 @@ pub mod backend;
 pub mod cache;
 pub mod constrain;
 pub mod source;
+pub mod speculation;
 pub mod text;
 
 pub mod model;

@@ -141,6 +141,16 @@ pub const STEP_TOKENS_GPU_MAX: usize = 1 << 14;
 pub const LOGITS_ROWS_MAX: usize = 64;
 /// The same on a GPU, which samples them where they are: one for each sequence of a step.
 pub const LOGITS_ROWS_GPU_MAX: usize = 512;
+/// Most drafts of a sequence in one step.
+pub const DRAFT_TOKENS_MAX: usize = 32;
+/// Drafts of a sequence in one step, at most, by default.
+pub const DRAFT_TOKENS_DEFAULT: usize = 16;
+/// Tokens of texts whose repetitions are looked up between two steps: of one that was just admitted more may be left.
+pub const DRAFT_TEXT_TOKENS: usize = 2048;
+/// Longest text that drafts are made of its repetitions.
+pub const DRAFT_TEXT_MAX: usize = 1 << 17;
+/// Tokens of ended requests that drafts are taken from, by default.
+pub const DRAFT_SHARED_TOKENS: usize = 1 << 18;
 /// Tokens of a KV page, by default.
 pub const PAGE_TOKENS_DEFAULT: usize = 16;
 /// Most tokens of a KV page.

@@ -1,6 +1,7 @@
 //! A request on the engine thread: sampling state, text, terminal event.
 
 use super::delivery::{PerToken, Piece, with_nul};
+use super::drafting::RequestDrafts;
 use super::event::SpecialName;
 use super::{End, EventKind, FinishReason, NewRequest, Produced, Usage};
 use crate::cache::SequenceHandle;
@@ -18,6 +19,8 @@ pub(super) struct Active {
     pub adjustments: LogitAdjustments,
     /// Of a request with DRY.
     pub dry: Option<Dry>,
+    /// Its part in speculation, if it has one; from its admission on.
+    pub drafts: Option<RequestDrafts>,
     /// Tokens generated whose values are known.
     pub generated: usize,
     /// Unknown tokens at the end of the sequence, sampled by steps that are not finished.
@@ -50,6 +53,17 @@ pub(super) struct Active {
     filtered: String,
 }
 
+/// What happened to the sequence of a request.
+#[derive(Clone, Copy, Default)]
+pub(super) struct History {
+    pub preemptions: u32,
+    /// Prompt tokens found in the prefix cache.
+    pub cached: usize,
+    /// Drafts computed for it, and those of them that were what was sampled.
+    pub drafted: u64,
+    pub accepted: u64,
+}
+
 impl Active {
     /// The state of a request that was just given a sequence.
     ///
@@ -72,6 +86,7 @@ impl Active {
             handle,
             adjustments,
             dry,
+            drafts: None,
             generated: 0,
             ahead: 0,
             with_host: false,
@@ -186,9 +201,8 @@ impl Active {
     }
 
     /// Gives the request's place back and sends the terminal event; returns its kind as
-    /// [`Outbox::finish`](super::Outbox::finish) does. `history`: number of preemptions, and prompt tokens found in the
-    /// prefix cache.
-    pub fn finish(&mut self, end: End, history: (u32, usize)) -> Option<EventKind> {
+    /// [`Outbox::finish`](super::Outbox::finish) does. `history`: what the scheduler knows of its sequence.
+    pub fn finish(&mut self, end: End, history: History) -> Option<EventKind> {
         // Before the terminal event: whoever has read that can submit again at once.
         self.request.permit = None;
         self.request.host = None;
@@ -197,11 +211,13 @@ impl Active {
         let since = |t: Option<Instant>| t.map_or(0, |t| micros(t.duration_since(self.request.submitted)));
         let usage = Usage {
             prompt_tokens: self.request.prompt.len() as u32,
-            cached_tokens: history.1 as u32,
+            cached_tokens: history.cached as u32,
             generated_tokens: self.generated as u32,
             // Counted where the answer is read into parts.
             reasoning_tokens: 0,
-            preemptions: history.0,
+            preemptions: history.preemptions,
+            drafted_tokens: history.drafted as u32,
+            accepted_tokens: history.accepted as u32,
             seed: self.request.params.seed,
             queue_us: since(self.admitted),
             first_token_us: since(self.first_token),
@@ -264,7 +280,7 @@ mod tests {
         let handle = Slots::new(1).unwrap().insert(()).unwrap();
         let mut active = Active::new(request, handle).unwrap();
         assert_eq!(pending.load(Ordering::SeqCst), 1);
-        let kind = active.finish(End::Finished(FinishReason::Length), (0, 0));
+        let kind = active.finish(End::Finished(FinishReason::Length), History::default());
         assert_eq!((kind, pending.load(Ordering::SeqCst)), (Some(EventKind::Finished), 0));
         assert!(active.request.delivery.is_finished());
     }

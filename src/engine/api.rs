@@ -88,6 +88,8 @@ pub type LogFn = Arc<dyn Fn(LogLevel, &str) + Send + Sync>;
 /// Called from a thread of the library, with no lock held, when there is something to poll: once until the next poll
 /// begins.
 pub type WakeFn = Arc<dyn Fn() + Send + Sync>;
+/// See [`EngineOptions::draft_fn`].
+pub type DraftFn = Box<dyn Fn(&[u32], &mut Vec<u32>) + Send>;
 
 /// Options of [`super::Engine::open`]. `0` means automatic everywhere.
 pub struct EngineOptions {
@@ -159,6 +161,8 @@ pub struct EngineOptions {
     pub memory_budget: u64,
     /// Processors the engine's threads may use, bit i = processor i; 0 = all.
     pub affinity_mask: u64,
+    /// Where drafts come from; off by default.
+    pub speculation: Speculation,
     /// Called with the progress of loading.
     pub progress: Option<ProgressFn>,
     /// Called with log lines.
@@ -167,11 +171,38 @@ pub struct EngineOptions {
     pub wake: Option<WakeFn>,
     /// Schedules every step in place of the scheduler. For measurements in Rust; the C API has no such option.
     pub schedule_fn: Option<ScheduleFn>,
+    /// Drafts what follows the tokens of a request, whatever that is worth, in place of [`EngineOptions::speculation`]: appends it to
+    /// an empty list. On the engine thread, which waits for it. For measurements in Rust; the C API has no such option.
+    pub draft_fn: Option<DraftFn>,
     /// Looks for the device in place of the library, so that a Rust host can bring one of its own; the C API has no such
     /// option.
     pub probe_fn: Option<ProbeFn>,
     /// Called after every step. For measurements in Rust; the C API has no such option.
     pub trace: Option<super::Trace>,
+}
+
+/// Tokens that are computed before it is known whether they follow, so that a step gives several where they do. Tokens and log
+/// probabilities are the same with and without; see [`mod@crate::speculation`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Speculation {
+    /// From what followed the last words of a request's text earlier in it, in prompt or answer.
+    pub own_text: bool,
+    /// And from the answers of earlier requests of the engine. Then how fast an answer comes may tell what others were about.
+    pub shared_texts: bool,
+    /// Most drafts of a request in one step; 0 = automatic. Fewer are tried where they are not worth their time.
+    pub draft_tokens: u32,
+}
+
+impl Speculation {
+    /// Whether there are drafts.
+    pub fn is_on(&self) -> bool {
+        self.own_text || self.shared_texts
+    }
+
+    /// Most drafts of a request in one step.
+    pub fn draft_tokens_or_default(&self) -> usize {
+        if self.draft_tokens == 0 { limits::DRAFT_TOKENS_DEFAULT } else { self.draft_tokens as usize }
+    }
 }
 
 /// A piece of a raw prompt.
@@ -254,6 +285,8 @@ pub struct RequestOptions {
     pub host_logits: bool,
     /// Most tokens to generate; default: as many as the context has room for.
     pub max_tokens: Option<u32>,
+    /// Most drafts of a step, in an engine with [`EngineOptions::speculation`]; 0 = none; default: as the engine's options say.
+    pub draft_tokens: Option<u32>,
     /// Sample among the k most probable tokens only; 0 = all.
     pub top_k: Option<u32>,
     /// Requests of higher priority are admitted first.
@@ -415,6 +448,9 @@ pub struct Stats {
     pub decode_us: u64,
     pub queue_us: u64,
     pub log_dropped: u64,
+    pub drafted_tokens: u64,
+    pub accepted_tokens: u64,
+    pub saved_us: u64,
 }
 
 impl Default for EngineOptions {
@@ -447,10 +483,12 @@ impl Default for EngineOptions {
             duty_interval_us: 0,
             memory_budget: 0,
             affinity_mask: 0,
+            speculation: Speculation::default(),
             progress: None,
             log: None,
             wake: None,
             schedule_fn: None,
+            draft_fn: None,
             probe_fn: None,
             trace: None,
         }
@@ -466,6 +504,7 @@ impl EngineOptions {
             log: None,
             wake: None,
             schedule_fn: None,
+            draft_fn: None,
             probe_fn: self.probe_fn.clone(),
             trace: None,
             ..*self

@@ -7,6 +7,7 @@
 //! What it owns, in reading order: [`super::requests`], [`super::prefixes`] and the commands that change both
 //! ([`super::state`]); when it may work ([`super::pacing`]); the steps ([`super::step`]).
 
+use super::drafting::Drafting;
 use super::step::Steps;
 use super::{EngineState, ModelRunner, Pacing, Shared, Trace, panicked};
 use crate::error::Result;
@@ -33,9 +34,10 @@ impl Core {
         runner: ModelRunner,
         schedule_fn: Option<ScheduleFn>,
         trace: Option<Trace>,
+        drafting: Option<Drafting>,
     ) -> Result<Core> {
         let steps = Steps::new(&runner, schedule_fn)?;
-        let mut state = EngineState::new(shared, runner)?;
+        let mut state = EngineState::new(shared, runner, drafting)?;
         state.new_trace = trace.map(|trace| Some(Box::new(trace)));
         Ok(Core { state, pacing: Pacing::new(Instant::now()), steps })
     }

@@ -69,6 +69,10 @@ pub struct Usage {
     pub decode_us: u64,
     /// From submit to the end.
     pub total_us: u64,
+    /// Drafts that were computed.
+    pub drafted_tokens: u32,
+    /// Of these, tokens of the answer: so many steps fewer.
+    pub accepted_tokens: u32,
 }
 
 /// Tokens of a prompt, known once the request has its first step.

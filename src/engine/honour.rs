@@ -30,6 +30,11 @@ pub(super) fn check(o: &EngineOptions) -> Result<()> {
     limit("context_length", o.context_length, limits::CONTEXT_MAX)?;
     limit("page_tokens", o.page_tokens, limits::PAGE_TOKENS_MAX)?;
     limit("step_tokens", o.step_tokens, limits::STEP_TOKENS_MAX)?;
+    limit("draft_tokens", o.speculation.draft_tokens, limits::DRAFT_TOKENS_MAX)?;
+    if o.speculation.draft_tokens > 0 && !o.speculation.is_on() {
+        let message = "option draft_tokens is set without speculation: there are no drafts";
+        return Err(Error::argument(message).about("draft_tokens"));
+    }
     Duty::new(o.duty_work_us, o.duty_interval_us)?;
     let unsupported = |name: &str, what: &str| {
         Err(Error::unsupported(format!("option {name}: {what} is not in this build")).about(name))

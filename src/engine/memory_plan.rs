@@ -156,16 +156,18 @@ impl Sizing {
         let profile = choice.device.profile();
         let running_max = or(o.max_running, limits::RUNNING_DEFAULT);
         let rows = running_max;
+        let drafts =
+            if o.speculation.is_on() || o.draft_fn.is_some() { o.speculation.draft_tokens_or_default() } else { 0 };
         let context = if asked == 0 { a.context } else { asked };
         // Of such a model a step has all tokens of a prompt.
         let step_default = match a.bidirectional() {
             true => context.clamp(profile.step_tokens_default, profile.step_tokens_max),
             false => profile.step_tokens_default,
         };
-        let step_tokens = or(o.step_tokens, step_default).max(rows);
+        let step_tokens = or(o.step_tokens, step_default).max(rows + drafts);
         let step_max = a.bidirectional().then_some(step_tokens);
         let context = context.min(step_max.unwrap_or(usize::MAX));
-        let logits_rows = rows.clamp(8, profile.logits_rows_max);
+        let logits_rows = (rows + drafts).clamp(8, profile.logits_rows_max);
         let page_tokens = or(o.page_tokens, limits::PAGE_TOKENS_DEFAULT);
         let step = StepLimits {
             tokens: step_tokens,

@@ -38,6 +38,10 @@ pub(super) struct ModelRunner {
 pub(super) struct LogitsPosition {
     pub sequence: SequenceHandle,
     pub position: usize,
+    /// Of the sequence's drafts, those up to this position; 0 for a token of its own.
+    pub draft: usize,
+    /// All drafts of the row.
+    pub drafts: usize,
 }
 
 impl ModelRunner {
@@ -69,11 +73,13 @@ impl ModelRunner {
             let Some(sequence) = self.scheduler.get(row.sequence) else { continue };
             let (start, end) = (step.tokens.len(), row.first + row.count);
             let sampled = FROM_LAST_STEP | sequence.unknown_row;
-            let tokens = sequence.tokens[row.first..end].iter();
+            let own = end - row.drafts;
+            let tokens = sequence.tokens[row.first..own].iter().chain(&sequence.drafts[..row.drafts]);
             step.tokens.extend(tokens.map(|&token| if token == UNKNOWN { sampled } else { token }));
-            for i in row.logits_from - row.first..row.count {
-                step.logits_indices.push((start + i) as u32);
-                self.logits_positions.push(LogitsPosition { sequence: row.sequence, position: row.first + i });
+            for position in row.logits_from..end {
+                step.logits_indices.push((start + position - row.first) as u32);
+                let (sequence, drafts, draft) = (row.sequence, row.drafts, (position + 1).saturating_sub(own));
+                self.logits_positions.push(LogitsPosition { sequence, position, draft, drafts });
             }
             step.positions.extend(row.first as u32..end as u32);
             step.sequences.extend(std::iter::repeat_n(index as u32, row.count));

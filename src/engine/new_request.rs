@@ -35,6 +35,8 @@ pub(super) struct NewRequest {
     pub host: Option<Seat>,
     /// Most tokens to generate.
     pub max_tokens: usize,
+    /// Most drafts of a step; `None`: as many as the engine's options say.
+    pub draft_tokens: Option<u32>,
     pub prompt_logprobs: bool,
     /// The embedding that is asked for.
     pub embedding: Option<Embedding>,

@@ -3,9 +3,10 @@
 //! A request is *deferred* while its prompt is being prepared, *active* while it has a sequence in the scheduler. Every
 //! way of ending one is here: it gives its sequence back, counts it, and sends the terminal event, once (law 4).
 
-use super::active::Active;
+use super::active::{Active, History};
 use super::command::ReadyPrompt;
 use super::delivery::Piece;
+use super::drafting::Drafting;
 use super::guide::Verdict;
 use super::host_logits::Chosen;
 use super::stats::Counters;
@@ -29,6 +30,8 @@ pub(super) struct Requests {
     /// here.
     admitting: Option<Arc<Outbox>>,
     pub counters: Counters,
+    /// Of an engine that speculates.
+    pub drafting: Option<Drafting>,
     /// Constrained requests whose guides compute.
     guided: Vec<SequenceHandle>,
     /// Ends, for a trace.
@@ -39,13 +42,14 @@ pub(super) struct Requests {
 
 impl Requests {
     /// No requests.
-    pub fn new(shared: Arc<Shared>) -> Requests {
+    pub fn new(shared: Arc<Shared>, drafting: Option<Drafting>) -> Requests {
         Requests {
             shared,
             active: Table::default(),
             deferred: BTreeMap::new(),
             admitting: None,
             counters: Counters::default(),
+            drafting,
             guided: Vec::new(),
             ends: Journal::default(),
             dead: None,
@@ -74,7 +78,8 @@ impl Requests {
     /// Publishes a new snapshot of the statistics.
     pub fn publish(&mut self, scheduler: &Scheduler) {
         let log_dropped = self.shared.dispatch.logs_dropped();
-        self.counters.publish(scheduler, self.deferred.len(), log_dropped, &self.shared.stats);
+        let saved = self.drafting.as_ref().map_or(0, Drafting::saved_us);
+        self.counters.publish(scheduler, self.deferred.len(), log_dropped, saved, &self.shared.stats);
     }
 
     /// Gives a request a sequence, or ends it.
@@ -181,7 +186,15 @@ impl Requests {
     pub fn end(&mut self, handle: SequenceHandle, end: End, scheduler: &mut Scheduler) {
         let Some(active) = self.active.get_mut(handle) else { return };
         let sequence = scheduler.get(handle);
-        let history = sequence.map_or((0, 0), |s| (s.preemptions, s.cached_tokens.unwrap_or(0)));
+        let history = sequence.map_or_else(History::default, |s| History {
+            preemptions: s.preemptions,
+            cached: s.cached_tokens.unwrap_or(0),
+            drafted: s.drafted,
+            accepted: s.accepted,
+        });
+        if let (Some(drafting), Some(sequence)) = (&mut self.drafting, sequence) {
+            drafting.retire(active, &sequence.tokens[..sequence.known()]);
+        }
         scheduler.finish(handle);
         let (request_id, finish) = (active.request.delivery.id, end.reason());
         let (prompt_tokens, generated_tokens) = (active.request.prompt.len(), active.generated);
@@ -337,6 +350,7 @@ impl Requests {
         let cached = scheduler.get(handle).and_then(|sequence| sequence.cached_tokens).unwrap_or(0);
         active.request.delivery.admit(active.request.prompt.len(), cached);
         self.counters.queued(now.duration_since(active.request.submitted));
+        active.drafts = self.drafting.as_ref().and_then(|drafting| drafting.admit(&active.request));
         let tokens = scheduler.reserve(handle, active.request.max_tokens);
         let reserved = tokens.and_then(|()| active.reserve(vocab)).and_then(|()| shortage::check("a request"));
         if let Err(error) = reserved {
@@ -346,10 +360,20 @@ impl Requests {
         }
     }
 
-    /// Counts a finished step. Adds its time to the phase times, split between prefill and decode in proportion to their
+    /// Offers drafts for the next step, in an engine that speculates.
+    pub fn offer_drafts(&mut self, scheduler: &mut Scheduler) {
+        if let Some(drafting) = &mut self.drafting {
+            drafting.offer(&mut self.active, scheduler);
+        }
+    }
+
+    /// Counts a finished step, of whose drafts so many were accepted. Adds its time to the phase times, split between prefill and decode in proportion to their
     /// tokens, and to the prefill time of each request with a prefill row. `tokens`: tokens of all rows.
-    pub fn account(&mut self, rows: &[Row], tokens: usize, time: Duration, scheduler: &Scheduler) {
-        let is_prefill = |r: &&Row| scheduler.get(r.sequence).is_some_and(|s| r.is_prefill(s));
+    pub fn account(&mut self, rows: &[Row], tokens: usize, time: Duration, accepted: u64) {
+        if let Some(drafting) = &mut self.drafting {
+            drafting.finished(rows, tokens, time, accepted);
+        }
+        let is_prefill = |r: &&Row| r.prefill;
         let prefill: usize = rows.iter().filter(is_prefill).map(|r| r.count).sum();
         let share = time.mul_f64(prefill as f64 / tokens.max(1) as f64);
         self.counters.stepped(share, time - share);

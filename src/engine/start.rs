@@ -1,6 +1,7 @@
 //! Opening an engine: [`super::open`] prepares the model, here the threads start.
 
 use super::core::Core;
+use super::drafting::Drafting;
 use super::duty::Duty;
 use super::guide::Guides;
 use super::honour;
@@ -109,7 +110,9 @@ impl Engine {
         };
         if let Some(runner) = opened.runner {
             // From here on a failure drops `engine`, which stops the threads that already run.
-            let core = Core::new(shared.clone(), runner, options.schedule_fn.take(), options.trace.take())?;
+            let (schedule_fn, trace) = (options.schedule_fn.take(), options.trace.take());
+            let drafting = Drafting::new(options.speculation, options.draft_fn.take(), runner.model.logits_rows_max())?;
+            let core = Core::new(shared.clone(), runner, schedule_fn, trace, drafting)?;
             let start = |name, body: Box<dyn FnOnce() + Send>| {
                 let thread = thread::spawn(name, placing, body)?;
                 lock(&engine.threads).push(thread);

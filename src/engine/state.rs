@@ -1,5 +1,6 @@
 //! What the commands of callers read and change: requests, prefixes and the scheduler. Engine thread only.
 
+use super::drafting::Drafting;
 use super::mailbox::{Mail, command_list};
 use super::prefixes::Prefixes;
 use super::requests::Requests;
@@ -32,8 +33,8 @@ impl EngineState {
     ///
     /// # Errors
     /// `Memory`.
-    pub fn new(shared: Arc<Shared>, runner: ModelRunner) -> Result<EngineState> {
-        let (requests, inbox) = (Requests::new(shared.clone()), command_list()?);
+    pub fn new(shared: Arc<Shared>, runner: ModelRunner, drafting: Option<Drafting>) -> Result<EngineState> {
+        let (requests, inbox) = (Requests::new(shared.clone(), drafting), command_list()?);
         let mut state = EngineState {
             shared,
             runner,

@@ -60,8 +60,15 @@ impl Counters {
     }
 
     /// Publishes a snapshot in `cell`, with the scheduler's own counters. `deferred`: requests whose prompts are being
-    /// prepared.
-    pub fn publish(&mut self, scheduler: &Scheduler, deferred: usize, log_dropped: u64, cell: &StatsCell) {
+    /// prepared; `saved_us`: what speculation has saved.
+    pub fn publish(
+        &mut self,
+        scheduler: &Scheduler,
+        deferred: usize,
+        log_dropped: u64,
+        saved_us: u64,
+        cell: &StatsCell,
+    ) {
         let (running, waiting, stalled) = scheduler.counts();
         let (used, cached, free) = scheduler.pages();
         let counters = scheduler.counters();
@@ -72,6 +79,7 @@ impl Counters {
         (s.prefix_tokens_seen, s.prefix_tokens_hit) = (counters.prefix_tokens_seen, counters.prefix_tokens_hit);
         (s.cleanup_us, s.refill_us) = (micros(self.cleanup), micros(self.refill));
         (s.prefill_us, s.decode_us) = (micros(self.prefill), micros(self.decode));
+        (s.drafted_tokens, s.accepted_tokens, s.saved_us) = (counters.drafted, counters.accepted, saved_us);
         s.log_dropped = log_dropped;
         cell.publish(s);
     }
@@ -100,6 +108,7 @@ macro_rules! fields {
 fields! {
     running waiting stalled pages_used pages_cached pages_free prefix_tokens_seen prefix_tokens_hit preemptions evictions
     tokens_in tokens_out finished cancelled failed steps cleanup_us refill_us prefill_us decode_us queue_us log_dropped
+    drafted_tokens accepted_tokens saved_us
 }
 
 /// The published statistics of an engine.

@@ -17,6 +17,7 @@
 
 use super::active::Active;
 use super::delivery::Piece;
+use super::drafting::RequestDrafts;
 use super::host_logits::Turn;
 use super::model_runner::LogitsPosition;
 use super::pooling;
@@ -156,6 +157,7 @@ impl Steps {
             }
         }
         self.settle_guides(state);
+        state.requests.offer_drafts(&mut state.runner.scheduler);
         let scheduled = match state.runner.schedule(&mut self.schedule_fn, &mut state.requests.counters) {
             Ok(scheduled) => scheduled,
             Err(error) => {
@@ -210,7 +212,7 @@ impl Steps {
     /// # Errors
     /// As [`Steps::sample_in_pieces`].
     fn submit(&mut self, state: &mut EngineState, pacing: &mut Pacing, scheduled: Instant) -> Result<bool> {
-        let whole = collect_requests(state, 0) == state.runner.logits_positions.len();
+        let whole = collect_requests(state, 0)? == state.runner.logits_positions.len();
         if !compute(state, pacing) {
             return Ok(false);
         }
@@ -265,7 +267,7 @@ impl Steps {
         while self.finish(state) {}
         let mut first = 0;
         while first < state.runner.logits_positions.len() && !state.is_dead() {
-            let count = collect_requests(state, first);
+            let count = collect_requests(state, first)?;
             if count == 0 {
                 return Err(Error::internal("the biases of a row are more than there is room for"));
             }
@@ -295,14 +297,16 @@ impl Steps {
             self.mark_dead(state, &error);
             return true;
         }
+        let accepted = state.runner.scheduler.counters().accepted;
         for (index, asked) in step.positions.iter().enumerate() {
             deliver(state, *asked, index);
         }
+        let accepted = state.runner.scheduler.counters().accepted - accepted;
         let now = Instant::now();
         // Steps overlap: the time of a step counts from when the previous one was finished.
         let spent = now.saturating_duration_since(step.begun.max(self.finished_at));
         (self.finished_at, self.last) = (now, spent);
-        state.requests.account(&step.rows, step.tokens, spent, &state.runner.scheduler);
+        state.requests.account(&step.rows, step.tokens, spent, accepted);
         self.spare.push(step);
         true
     }
@@ -341,7 +345,10 @@ fn compute(state: &mut EngineState, pacing: &mut Pacing) -> bool {
 
 /// Fills the step's sampling requests for the logits positions from `first` on, as many as the limits on
 /// rows and adjustments allow; returns how many.
-fn collect_requests(state: &mut EngineState, first: usize) -> usize {
+///
+/// # Errors
+/// `Memory` for the adjustments of drafts.
+fn collect_requests(state: &mut EngineState, first: usize) -> Result<usize> {
     let runner = &mut state.runner;
     let sampling = &mut runner.backend.step().sampling;
     sampling.clear();
@@ -352,9 +359,15 @@ fn collect_requests(state: &mut EngineState, first: usize) -> usize {
         let room = adjustments_max - first_adjustment;
         let request = match state.requests.active.get(position.sequence) {
             None => SamplingRequest::default(),
-            Some(active) if samples(active, position) && adjustments_of(active).min(adjustments_max) > room => break,
+            Some(active)
+                if samples(active, position)
+                    && (adjustments_of(active) + position.draft).min(adjustments_max) > room =>
+            {
+                break;
+            }
             Some(active) => {
-                let mut request = sampling_request(active, position, &mut sampling.adjustments);
+                let drafts = runner.scheduler.get(position.sequence).map_or(&[][..], |s| &s.drafts[..position.draft]);
+                let mut request = sampling_request(active, position, drafts, &mut sampling.adjustments)?;
                 if let (Some(guide), SamplingKind::Sample) = (&active.request.guide, request.kind) {
                     guide.write_mask(&mut sampling.masks);
                     request.mask = (sampling.masks.len() / mask_words(vocab)) as u32;
@@ -364,7 +377,7 @@ fn collect_requests(state: &mut EngineState, first: usize) -> usize {
         };
         sampling.rows.push(SamplingRequest { first_adjustment: first_adjustment as i32, ..request });
     }
-    sampling.rows.len()
+    Ok(sampling.rows.len())
 }
 
 /// Fills `step.positions`. Where steps overlap, it appends an unknown token to each sequence that the next step may
@@ -379,8 +392,9 @@ fn append_unknown_tokens(state: &mut EngineState, step: &mut InFlightStep) {
             // The last token of a request is not computed any further.
             && active.generated + active.ahead + 1 < active.request.max_tokens
         {
-            if active.request.params.uses_history() || active.request.guide.is_some() {
-                step.sitting_out += 1;
+            let confident = active.drafts.as_ref().is_some_and(RequestDrafts::is_confident);
+            if active.request.params.uses_history() || active.request.guide.is_some() || at.drafts > 0 || confident {
+                step.sitting_out += usize::from(at.draft == 0);
                 step.positions.push(Asked { at, kind, appended });
                 continue;
             }
@@ -420,6 +434,8 @@ fn use_sampled(state: &mut EngineState, Asked { at, kind, appended }: Asked, ind
         }
         // The host has its logits.
         SamplingKind::Host => return Ok(()),
+        // After a draft that was not what was sampled, or one that ended the row before its end.
+        SamplingKind::Sample if at.draft > 0 && !runner.scheduler.is_unsettled(handle) => return Ok(()),
         SamplingKind::Sample => {}
     }
     let token = runner.sampled.tokens[index];
@@ -440,21 +456,34 @@ fn samples(active: &Active, at: &LogitsPosition) -> bool {
     at.position + 1 >= active.request.prompt.len() && active.request.max_tokens > 0
 }
 
-/// The sampling request for the logits at a position. Appends the request's adjustments to `adjustments`;
+/// The sampling request for the logits at a position, after `drafts` that are no tokens of the request yet. Appends the request's adjustments to `adjustments`;
 /// `first_adjustment` is left to the caller.
-fn sampling_request(active: &Active, at: &LogitsPosition, adjustments: &mut Vec<LogitAdjustment>) -> SamplingRequest {
+///
+/// # Errors
+/// `Memory`.
+fn sampling_request(
+    active: &Active,
+    at: &LogitsPosition,
+    drafts: &[u32],
+    adjustments: &mut Vec<LogitAdjustment>,
+) -> Result<SamplingRequest> {
     if let Some(&next) = active.request.prompt.get(at.position + 1) {
-        return SamplingRequest { kind: SamplingKind::Given, given: next, logprobs: 0, ..SamplingRequest::default() };
+        let kind = SamplingKind::Given;
+        return Ok(SamplingRequest { kind, given: next, logprobs: 0, ..SamplingRequest::default() });
     }
     if !samples(active, at) {
-        return SamplingRequest::default();
+        return Ok(SamplingRequest::default());
     }
     if active.request.host.is_some() {
-        return SamplingRequest { kind: SamplingKind::Host, logprobs: -1, ..SamplingRequest::default() };
+        return Ok(SamplingRequest { kind: SamplingKind::Host, logprobs: -1, ..SamplingRequest::default() });
     }
     let before = adjustments.len();
-    append_adjustments(active, adjustments);
-    active.request.params.request(at.position as u64 + 1, adjustments.len() - before)
+    if !drafts.is_empty() && active.request.params.uses_counts() {
+        active.adjustments.append_after(drafts, adjustments)?;
+    } else {
+        append_adjustments(active, adjustments);
+    }
+    Ok(active.request.params.request(at.position as u64 + 1, adjustments.len() - before))
 }
 
 /// Appends what a row of the request changes of its logits.

@@ -174,6 +174,11 @@ impl Engine {
             let error = Error::argument(format!("option queue_tokens is {asked}, the limit is {most}"));
             return Err(error.about("queue_tokens").numbers(Unit::Tokens, asked.into(), most as u64));
         }
+        if let Some(asked) = options.draft_tokens.filter(|&asked| asked as usize > limits::DRAFT_TOKENS_MAX) {
+            let most = limits::DRAFT_TOKENS_MAX;
+            let error = Error::argument(format!("option draft_tokens is {asked}, the limit is {most}"));
+            return Err(error.about("draft_tokens").numbers(Unit::Tokens, asked.into(), most as u64));
+        }
         check_stops(settings, self.info.vocab_size)?;
         let dry_breakers = if params.uses_dry() { self.dry_breakers(settings)? } else { Arc::default() };
         if !settings.stops.is_empty() {
@@ -211,6 +216,7 @@ impl Engine {
             dry_breakers,
             guide,
             host,
+            draft_tokens: options.draft_tokens,
             max_tokens: if embedding.is_none() { wanted.min(room) } else { 0 },
             embedding,
             prompt_logprobs: options.prompt_logprobs,

@@ -206,6 +206,8 @@ pub struct TraceRow {
     pub first: usize,
     /// Number of tokens.
     pub count: usize,
+    /// Of these, drafts at the end.
+    pub drafts: usize,
     /// Prefill row: prompt tokens or recomputed ones, not one newly sampled token.
     pub prefill: bool,
 }

@@ -67,7 +67,8 @@ impl Tracer {
                 request_id: id(active, row.sequence),
                 first: row.first,
                 count: row.count,
-                prefill: scheduler.get(row.sequence).is_some_and(|s| row.is_prefill(s)),
+                drafts: row.drafts,
+                prefill: row.prefill,
             });
         }
         if self.trace.pages {

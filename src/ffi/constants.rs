@@ -154,6 +154,13 @@ pub const ASTRAI_ENGINE_TOUCH_KV: u32 = 16;
 /// Without it the first constraint or call of a tool makes it, which takes up to a second then.
 pub const ASTRAI_ENGINE_CONSTRAINTS: u32 = 32;
 
+/// astrai_engine_options.speculation: drafts are what followed the last words of a request earlier in its own text, prompt or
+/// answer. A step computes them with the token before them, and gives several tokens where they were right.
+pub const ASTRAI_SPECULATE_OWN_TEXT: u32 = 1;
+/// astrai_engine_options.speculation: drafts also come from the answers of the engine's earlier requests. Then how fast an answer
+/// comes may tell what others were about.
+pub const ASTRAI_SPECULATE_SHARED_TEXTS: u32 = 2;
+
 /// astrai_request_options.flags: seed is set; without it a random one is drawn and reported in the usage.
 pub const ASTRAI_REQUEST_SEEDED: u32 = 1;
 /// astrai_request_options.flags: go on after an end-of-sequence token.

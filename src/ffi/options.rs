@@ -6,8 +6,8 @@ use super::input::{self, CallerStruct, zeroed};
 use super::types::*;
 use super::user_data::UserData;
 use crate::engine::{
-    CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, MemoryPlan, ProgressFn, RequestOptions, Stats,
-    TextOptions, Type, Usage, WakeFn,
+    CpuTier, Delivery, Device, EngineOptions, LogFn, LogLevel, MemoryPlan, ProgressFn, RequestOptions, Speculation,
+    Stats, TextOptions, Type, Usage, WakeFn,
 };
 use crate::error::{Error, Result};
 use std::ffi::c_char;
@@ -49,6 +49,7 @@ unsafe impl CallerStruct for astrai_request_options {
             dry_base: f32::NAN,
             dry_allowed_length: -1,
             dry_penalty_last_n: -1,
+            draft_tokens: -1,
             ..zeroed()
         }
     }
@@ -76,6 +77,7 @@ unsafe impl CallerStruct for astrai_part {
 // SAFETY: repr(C), `struct_size` first, integers.
 unsafe impl CallerStruct for astrai_stats {
     const NAME: &'static str = "astrai_stats";
+    const SIZES: &'static [usize] = &[offset_of!(astrai_stats, drafted_tokens), size_of::<Self>()];
 }
 
 // SAFETY: repr(C), `struct_size` first, integers.
@@ -94,11 +96,8 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
         | ASTRAI_ENGINE_TOUCH_KV
         | ASTRAI_ENGINE_CONSTRAINTS;
     input::flags(o.flags, known, "astrai_engine_options.flags")?;
-    for (value, name) in [(o.reserved, "reserved"), (o.reserved2, "reserved2")] {
-        if value != 0 {
-            return Err(bad(name, value, "0"));
-        }
-    }
+    let sources = ASTRAI_SPECULATE_OWN_TEXT | ASTRAI_SPECULATE_SHARED_TEXTS;
+    input::flags(o.speculation, sources, "astrai_engine_options.speculation")?;
     let delivery = named(o.delivery, &[Delivery::Thread, Delivery::Poll], "delivery")?;
     if o.wake.is_some() && delivery != Delivery::Poll {
         return Err(Error::argument("wake is set without ASTRAI_DELIVER_POLL; nothing would call it").about("wake"));
@@ -136,7 +135,13 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
         duty_interval_us: o.duty_interval_us,
         memory_budget: o.memory_budget,
         affinity_mask: o.affinity_mask,
+        speculation: Speculation {
+            own_text: o.speculation & ASTRAI_SPECULATE_OWN_TEXT != 0,
+            shared_texts: o.speculation & ASTRAI_SPECULATE_SHARED_TEXTS != 0,
+            draft_tokens: o.draft_tokens,
+        },
         schedule_fn: None,
+        draft_fn: None,
         probe_fn: None,
         progress: progress(o.progress, user_data),
         log: log(o.log, user_data),
@@ -219,10 +224,8 @@ pub(super) fn request(o: &astrai_request_options) -> Result<RequestOptions> {
         | ASTRAI_REQUEST_HOST_LOGITS
         | ASTRAI_REQUEST_EMBED;
     input::flags(o.flags, known, "astrai_request_options.flags")?;
-    if o.reserved != 0 {
-        return Err(bad("reserved", o.reserved, "0"));
-    }
     Ok(RequestOptions {
+        draft_tokens: count(o.draft_tokens, "draft_tokens")?,
         host_logits: o.flags & ASTRAI_REQUEST_HOST_LOGITS != 0,
         embed: o.flags & ASTRAI_REQUEST_EMBED != 0,
         raw_text: o.flags & ASTRAI_REQUEST_RAW_TEXT != 0,
@@ -315,7 +318,7 @@ pub(super) fn stats(stats: &Stats) -> astrai_stats {
         astrai_stats {} from stats:
         running waiting stalled pages_used pages_cached pages_free prefix_tokens_seen prefix_tokens_hit preemptions
         evictions tokens_in tokens_out finished cancelled failed steps cleanup_us refill_us prefill_us decode_us queue_us
-        log_dropped
+        log_dropped drafted_tokens accepted_tokens saved_us
     }
 }
 
@@ -334,6 +337,7 @@ pub(super) fn usage(usage: Option<&Usage>) -> astrai_usage {
     reported! {
         astrai_usage {} from usage:
         prompt_tokens cached_tokens generated_tokens preemptions reasoning_tokens seed queue_us first_token_us prefill_us decode_us total_us
+        drafted_tokens accepted_tokens
     }
 }
 

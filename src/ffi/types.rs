@@ -95,6 +95,10 @@ pub struct astrai_usage {
     pub decode_us: u64,
     /// From submit to the end.
     pub total_us: u64,
+    /// Drafts that were computed; see ASTRAI_SPECULATE_*.
+    pub drafted_tokens: u32,
+    /// Of these, tokens of the answer: so many steps fewer.
+    pub accepted_tokens: u32,
 }
 
 /// What a request produced since its last event. Branch on terminal; ignore unknown kinds; any kind may carry text.
@@ -250,8 +254,9 @@ pub struct astrai_engine_options {
     pub duty_work_us: u32,
     /// The interval of duty_work_us, in microseconds.
     pub duty_interval_us: u32,
-    /// 0.
-    pub reserved: u32,
+    /// With speculation: most drafts of a request in one step, at most 32; 0 = automatic. Fewer are tried where they are not worth
+    /// their time.
+    pub draft_tokens: u32,
     /// Bytes for weights, KV cache and workspace together, on a GPU of its memory; astrai_engine_plan says what they take,
     /// and whether the system has them: a budget beyond that is a warning in the log. 0 = no bound, but the KV cache is
     /// what the slots need, at most a quarter of free memory.
@@ -277,8 +282,8 @@ pub struct astrai_engine_options {
     /// 1, as astrai_engine_options_init sets it: a token never depends on the other requests. 0: on a GPU it may, where
     /// that is faster.
     pub invariant: i32,
-    /// 0.
-    pub reserved2: u32,
+    /// ASTRAI_SPECULATE_*: where drafts come from; 0 = there are none. No token and no log probability depends on it.
+    pub speculation: u32,
 }
 
 /// Options of astrai_submit. astrai_request_options_init sets -1 and NaN, which mean what the model's
@@ -335,8 +340,9 @@ pub struct astrai_request_options {
     pub dry_allowed_length: i32,
     /// DRY: tokens of prompt and output that are looked at for repetitions, 0 = none; -1 = all.
     pub dry_penalty_last_n: i32,
-    /// 0
-    pub reserved: u32,
+    /// In an engine with speculation: most drafts of a step, 0 = none; -1 = as the engine's options say. Requests with DRY or a
+    /// constraint, and those whose tokens the host chooses, have none.
+    pub draft_tokens: i32,
 }
 
 /// Facts about an engine. Caller-owned: set struct_size; strings live until astrai_engine_free.
@@ -481,6 +487,12 @@ pub struct astrai_stats {
     pub queue_us: u64,
     /// Log lines that were dropped.
     pub log_dropped: u64,
+    /// Drafts that were computed.
+    pub drafted_tokens: u64,
+    /// Of these, tokens of answers.
+    pub accepted_tokens: u64,
+    /// Time that they have saved, in microseconds, as far as the times of other steps tell.
+    pub saved_us: u64,
 }
 
 #[cfg(test)]

@@ -61,6 +61,24 @@ impl LogitAdjustments {
         Ok(())
     }
 
+    /// Appends the entries as they are after `tokens` more, which are no part of them yet.
+    ///
+    /// # Errors
+    /// `Memory`.
+    pub fn append_after(&self, tokens: &[u32], to: &mut Vec<LogitAdjustment>) -> Result<()> {
+        let (from, entries) = (to.len(), self.0.len() + tokens.len());
+        to.try_reserve(entries).map_err(|_| memory(entries))?;
+        to.extend_from_slice(&self.0);
+        for &token in tokens {
+            let at = from + to[from..].partition_point(|entry| entry.token < token);
+            match to.get_mut(at).filter(|entry| entry.token == token) {
+                Some(entry) => entry.outputs += 1,
+                None => to.insert(at, LogitAdjustment { token, outputs: 1, ..LogitAdjustment::default() }),
+            }
+        }
+        Ok(())
+    }
+
     /// All entries.
     pub fn entries(&self) -> &[LogitAdjustment] {
         &self.0
@@ -102,6 +120,18 @@ mod tests {
             (11, 0, 1, 0.0),
         ];
         assert_eq!(told(&list), then);
+    }
+
+    #[test]
+    fn tokens_that_may_come_count_in_a_copy() {
+        let params = SamplingParams { repetition_penalty: 1.2, bias: vec![(3, -1.0)], ..SamplingParams::default() };
+        let mut list = LogitAdjustments::new(&params, &[7, 5]).unwrap();
+        let before = told(&list);
+        let mut copy = vec![LogitAdjustment { token: 9, ..LogitAdjustment::default() }];
+        list.append_after(&[5, 4, 4, 3], &mut copy).unwrap();
+        assert_eq!(told(&list), before);
+        [5, 4, 4, 3].into_iter().for_each(|token| list.push(token).unwrap());
+        assert_eq!((copy[0].token, &copy[1..]), (9, list.entries()));
     }
 
     #[test]

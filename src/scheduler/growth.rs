@@ -136,6 +136,8 @@ impl Scheduler {
         let Some(sequence) = self.sequences.get_mut(handle) else { return };
         sequence.state = State::Waiting;
         (sequence.node, sequence.tree_pages, sequence.computed, sequence.passed) = (ROOT, 0, 0, 0);
+        sequence.forget_drafts();
+        sequence.again = false;
         for ((table, states), pool) in sequence.tables.iter_mut().zip(&mut sequence.states).zip(&mut self.pools) {
             table.drain(..).filter(|&page| page != NO_FRAME).for_each(|page| pool.release(page));
             std::mem::take(states).frames().for_each(|frame| pool.release(frame));

@@ -97,6 +97,95 @@ fn a_branch_is_saved_when_it_is_met() {
 }
 
 #[test]
+fn who_waits_for_anothers_prompt_begins_where_they_part() {
+    let mut scheduler = scheduler(Keep::State, 16);
+    let persona = tokens(0, 18);
+    let question = |n: u32, count: u32| [&*persona, &*tokens(100 * n, count)].concat();
+    for (n, count) in [(1, 30), (2, 11), (3, 12)] {
+        let prompt = question(n, count);
+        let len = prompt.len();
+        scheduler.submit(prompt, len + 1, len - 1, 0).expect("room");
+    }
+    let mut batch = Batch::default();
+    scheduler.schedule(&mut batch);
+    let rows: Vec<(usize, usize)> = batch.rows.iter().map(|r| (r.first, r.count)).collect();
+    assert_eq!(rows, [(0, 16)], "the first one's row ends at the last page that all have");
+    scheduler.computed(&batch.rows[0].clone());
+    scheduler.schedule(&mut batch);
+    let firsts: Vec<usize> = batch.rows.iter().map(|r| r.first).collect();
+    assert_eq!(firsts, [16, 16, 16]);
+    scheduler.check().expect("the accounting is right");
+}
+
+/// A step whose row has these drafts after what `sequence` has; its samples are `sampled`.
+fn draft(scheduler: &mut Scheduler, handle: SequenceHandle, drafts: &[u32], sampled: &[u32]) -> Row {
+    let mut batch = Batch::default();
+    scheduler.offer_drafts(handle, drafts);
+    scheduler.schedule(&mut batch);
+    let row = batch.rows[0];
+    scheduler.computed(&row);
+    for (index, &token) in sampled.iter().enumerate() {
+        assert_eq!(scheduler.is_unsettled(handle), row.drafts > 0, "sample {index}");
+        scheduler.append(handle, token).expect("memory");
+        scheduler.check().expect("the accounting is right");
+    }
+    assert!(!scheduler.is_unsettled(handle));
+    row
+}
+
+#[test]
+fn drafts_are_kept_as_far_as_they_are_sampled() {
+    let mut scheduler = scheduler(Keep::Window(6), 12);
+    let handle = scheduler.submit(tokens(0, 9), 60, 8, 0).unwrap();
+    assert_eq!(scheduler.drafts_max(handle), 0, "it waits");
+    draft(&mut scheduler, handle, &[], &[20]);
+    let row = draft(&mut scheduler, handle, &[21, 22, 23, 24], &[21, 22, 99]);
+    assert_eq!((row.first, row.count, row.drafts, row.logits_from, row.prefill), (9, 5, 4, 9, false));
+    let sequence = scheduler.get(handle).unwrap();
+    assert_eq!((sequence.computed, sequence.tokens.len(), sequence.logits_from), (12, 13, 12));
+    assert_eq!((sequence.drafted, sequence.accepted, sequence.tables[0].len()), (4, 2, 4));
+    // A draft as long as there are places; all of it is right.
+    let row = draft(&mut scheduler, handle, &[30, 31], &[30, 31, 32]);
+    assert_eq!((row.first, row.count), (12, 3));
+    assert_eq!(scheduler.get(handle).unwrap().computed, 15);
+    // Nobody takes more: what was sampled behind is of no use.
+    let mut batch = Batch::default();
+    scheduler.offer_drafts(handle, &[40, 41]);
+    scheduler.schedule(&mut batch);
+    scheduler.computed(&batch.rows[0].clone());
+    scheduler.append(handle, 40).unwrap();
+    scheduler.set_paused(handle, true);
+    assert!(!scheduler.is_unsettled(handle));
+    let sequence = scheduler.get(handle).unwrap();
+    assert_eq!((sequence.computed, sequence.tokens.len(), sequence.logits_from), (16, 17, 16));
+    scheduler.check().expect("the accounting is right");
+}
+
+#[test]
+fn a_state_sees_again_what_refused_drafts_have_spoilt() {
+    let mut scheduler = scheduler(Keep::State, 12);
+    let handle = scheduler.submit(tokens(0, 9), 60, 8, 0).unwrap();
+    draft(&mut scheduler, handle, &[], &[]);
+    draft(&mut scheduler, handle, &[], &[20]);
+    // Positions 9, 10 and 11 are the last of a page.
+    assert_eq!(scheduler.drafts_max(handle), 2);
+    let state = scheduler.get(handle).unwrap().states[1].current;
+    let row = draft(&mut scheduler, handle, &[21, 99, 98], &[21, 22]);
+    assert_eq!((row.first, row.count, row.drafts), (9, 3, 2));
+    let sequence = scheduler.get(handle).unwrap();
+    assert_eq!((sequence.computed, sequence.tokens.len(), sequence.states[1].current), (9, 12, state));
+    assert_eq!(scheduler.drafts_max(handle), 0, "not before it has seen them");
+    let row = draft(&mut scheduler, handle, &[], &[23]);
+    assert_eq!((row.first, row.count, row.logits_from, row.prefill), (9, 3, 11, false));
+    // The whole row was right: the state after it is kept, and as the end of a page in the tree.
+    let row = draft(&mut scheduler, handle, &[24, 25, 26], &[24, 25, 26, 27]);
+    assert_eq!((row.first, row.count), (12, 4));
+    let sequence = scheduler.get(handle).unwrap();
+    assert_eq!((sequence.computed, sequence.tree_pages), (16, 4));
+    assert_ne!(sequence.states[1].current, NO_FRAME);
+}
+
+#[test]
 fn a_pin_keeps_what_its_end_needs() {
     for keep in [Keep::Window(6), Keep::State] {
         let mut scheduler = scheduler(keep, 12);

@@ -22,12 +22,14 @@
 
 mod capacity;
 mod check;
+mod drafts;
 mod growth;
 mod journal;
 mod pins;
 mod queue;
 mod sequence;
 mod states;
+mod tokens;
 mod view;
 
 pub use crate::cache::SequenceHandle;
@@ -55,13 +57,10 @@ pub struct Row {
     pub count: usize,
     /// First position whose logits are wanted; the row's end when none are.
     pub logits_from: usize,
-}
-
-impl Row {
-    /// Whether the row computes tokens that were given rather than the newest one sampled.
-    pub fn is_prefill(&self, sequence: &Sequence) -> bool {
-        self.count > 1 || self.first < sequence.prompt_len
-    }
+    /// Of the tokens, those at the end that are drafts.
+    pub drafts: usize,
+    /// It computes tokens that were given rather than the newest one sampled.
+    pub prefill: bool,
 }
 
 /// One step: decode rows, then prefill rows.
@@ -84,6 +83,10 @@ pub struct Counters {
     pub prefix_tokens_hit: u64,
     /// Pages that left the prefix tree, over all layer groups.
     pub evictions: u64,
+    /// Drafts that were computed.
+    pub drafted: u64,
+    /// Of these, those that were what was sampled.
+    pub accepted: u64,
 }
 
 /// Schedules a step in place of [`Scheduler::schedule`], by its phases or by single rows ([`Scheduler::add_row`]); for measurements.
@@ -179,7 +182,8 @@ impl Scheduler {
         let mut chain = reserved("the hashes of a sequence's pages", needed)?;
         self.tree.extend(&mut chain, &prompt);
         let states = copied("the states of a sequence", &vec![States::default(); self.pools.len()])?;
-        let sequence = Sequence::new(prompt, logits_from, rank, tables, states, chain);
+        let drafts = reserved("the drafts of a sequence", limits::DRAFT_TOKENS_MAX)?;
+        let sequence = Sequence::new(prompt, logits_from, rank, tables, states, chain, drafts);
         let Ok(handle) = self.sequences.insert(sequence) else { return Err(full()) };
         self.arrivals += 1;
         self.enqueue(handle);
@@ -258,8 +262,12 @@ impl Scheduler {
             }
             let (_, present, matched) = sequence.matched;
             let sequence = sequences.get(handle)?;
-            let others = prefilling.iter().filter_map(|&p| sequences.get(p));
-            if !rank.is_overdue() && is_being_computed(sequence, present, others, page_tokens) {
+            let others = prefilling.iter().filter_map(|&p| Some((p, sequences.get(p)?)));
+            let computing = if rank.is_overdue() { None } else { who_computes(sequence, present, others, page_tokens) };
+            if let Some((other, common)) = computing {
+                if let Some(other) = sequences.get_mut(other) {
+                    other.ask_for_state(common * page_tokens);
+                }
                 continue;
             }
             if best.is_none_or(|(most, ..)| matched > most) {
@@ -343,12 +351,17 @@ impl Scheduler {
         })
     }
 
-    /// One row for every sequence that waits for its next token, by rank.
+    /// One row for every sequence that waits for its next token, by rank, with what it has of drafts. The first tokens of all fit
+    /// before others do.
     pub fn decode(&mut self, batch: &mut Batch) {
         let order = self.copy_running();
+        let sequences = &self.sequences;
+        let decodes = |h: &&SequenceHandle| sequences.get(**h).is_some_and(|s| s.decodes() && s.can_run());
+        let mut others = order.iter().filter(decodes).count();
         for &handle in &order {
-            if self.sequences.get(handle).is_some_and(|s| s.pending() == 1) {
-                self.add_row(handle, batch);
+            if self.sequences.get(handle).is_some_and(|s| s.decodes() && s.can_run()) {
+                others = others.saturating_sub(1);
+                self.add_row_beside(handle, batch, others);
             }
         }
         self.order = order;
@@ -359,7 +372,7 @@ impl Scheduler {
         let mut order = self.copy_running();
         self.put_unserved_first(&mut order);
         for &handle in &order {
-            if self.sequences.get(handle).is_some_and(|s| s.pending() > 1) {
+            if self.sequences.get(handle).is_some_and(|s| !s.decodes()) {
                 self.add_row(handle, batch);
             }
         }
@@ -388,12 +401,20 @@ impl Scheduler {
 
     /// A row for a sequence that can run: as many of its next tokens as budget and pages allow.
     pub fn add_row(&mut self, handle: SequenceHandle, batch: &mut Batch) {
+        self.add_row_beside(handle, batch, 0);
+    }
+
+    /// As [`Scheduler::add_row`], with room left for `others` tokens.
+    fn add_row_beside(&mut self, handle: SequenceHandle, batch: &mut Batch, others: usize) {
         let Some(sequence) = self.sequences.get(handle).filter(|s| s.can_run()) else { return };
-        let room = self.capacity.step_tokens - batch.tokens;
+        let left = self.capacity.step_tokens - batch.tokens;
+        let room = left.saturating_sub(others).max(1).min(left);
         let (at_once, computed) = (sequence.computes == Computes::AtOnce, sequence.computed);
+        let pending = sequence.pending();
         let chunk = match at_once {
-            true => Some(sequence.pending()).filter(|&all| all <= room).unwrap_or(0),
-            false => sequence.pending().min(sequence.to_checkpoint()).min(room),
+            true => Some(pending).filter(|&all| all <= room).unwrap_or(0),
+            false if pending == 1 => (1 + sequence.drafts.len()).min(room),
+            false => pending.min(sequence.to_checkpoint()).min(room),
         };
         let mut count = if chunk == 0 { 0 } else { self.grow(handle, chunk) };
         if at_once && count > 0 && count < chunk {
@@ -404,7 +425,9 @@ impl Scheduler {
         (sequence.scheduled, sequence.served) = (self.step, self.step);
         let first = sequence.computed;
         let logits_from = sequence.logits_from.clamp(first, first + count);
-        batch.rows.push(Row { sequence: handle, first, count, logits_from });
+        let drafts = count.saturating_sub(pending);
+        let prefill = first < sequence.prompt_len || count > 1 + drafts && !sequence.again;
+        batch.rows.push(Row { sequence: handle, first, count, logits_from, drafts, prefill });
         batch.tokens += count;
     }
 
@@ -426,8 +449,13 @@ impl Scheduler {
     /// Reports that a row of the batch has run, or will have before anything that is scheduled from now on. Pages it completed
     /// enter the prefix tree, those with unknown tokens once they are known.
     pub fn computed(&mut self, row: &Row) {
+        if row.drafts > 0 {
+            return self.await_samples(row.sequence, row.drafts);
+        }
         let Some(sequence) = self.sequences.get_mut(row.sequence) else { return };
+        sequence.drafts.clear();
         sequence.computed = row.first + row.count;
+        sequence.again &= sequence.pending() > 1;
         sequence.logits_from = sequence.logits_from.max(sequence.computed);
         self.advance_states(row.sequence);
         self.publish_pages(row.sequence);
@@ -459,53 +487,6 @@ impl Scheduler {
         self.release_passed(handle);
     }
 
-    /// Makes room for so many tokens beyond a sequence's own.
-    ///
-    /// # Errors
-    /// `Memory`.
-    pub fn reserve(&mut self, handle: SequenceHandle, tokens: usize) -> Result<()> {
-        let Some(sequence) = self.sequences.get_mut(handle) else { return Ok(()) };
-        let bytes = (sequence.tokens.len() as u64).saturating_add(tokens as u64) * size_of::<u32>() as u64;
-        sequence.tokens.try_reserve_exact(tokens).map_err(|_| Error::memory("the tokens of a sequence", bytes))
-    }
-
-    /// Appends a sampled token; not to a sequence that has ended.
-    ///
-    /// # Errors
-    /// `Memory`; the sequence is as it was, and may only be finished.
-    pub fn append(&mut self, handle: SequenceHandle, token: u32) -> Result<()> {
-        if let Some(sequence) = self.sequences.get_mut(handle).filter(|s| !s.finished) {
-            let bytes = (sequence.tokens.len() as u64 + 1) * size_of::<u32>() as u64;
-            sequence.tokens.try_reserve(1).map_err(|_| Error::memory("the tokens of a sequence", bytes))?;
-            sequence.tokens.push(token);
-        }
-        Ok(())
-    }
-
-    /// Appends a token that a step samples which nobody has waited for, as its `row`-th draw; the next step may compute it.
-    ///
-    /// # Errors
-    /// As of [`Scheduler::append`].
-    pub fn append_unknown(&mut self, handle: SequenceHandle, row: u32) -> Result<()> {
-        self.append(handle, UNKNOWN)?;
-        if let Some(sequence) = self.sequences.get_mut(handle).filter(|s| !s.finished) {
-            sequence.unknown += 1;
-            sequence.unknown_row = row;
-        }
-        Ok(())
-    }
-
-    /// The first unknown token of a sequence is known now.
-    pub fn know(&mut self, handle: SequenceHandle, token: u32) {
-        let Some(sequence) = self.sequences.get_mut(handle).filter(|s| s.unknown > 0) else { return };
-        let at = sequence.known();
-        sequence.tokens[at] = token;
-        sequence.unknown -= 1;
-        if sequence.is_running() {
-            self.publish_pages(handle);
-        }
-    }
-
     /// Marks a sequence as ended; the next cleanup returns what it holds.
     pub fn finish(&mut self, handle: SequenceHandle) {
         if let Some(sequence) = self.sequences.get_mut(handle)
@@ -535,7 +516,9 @@ impl Scheduler {
             (self.paused, self.paused_running) = (self.paused - 1, self.paused_running - usize::from(running));
         }
         match (running, paused) {
-            (true, _) => {}
+            // Its consumer takes no more of what the step has for it.
+            (true, true) => self.settle_drafts(handle),
+            (true, false) => {}
             (false, true) => sequence.waited = self.waiting.remove(sequence.rank, sequence.waits_since),
             (false, false) => self.enqueue(handle),
         }
@@ -574,17 +557,30 @@ impl Scheduler {
     }
 }
 
-/// Whether one of `others` is about to compute a page that `sequence` could share, of which the tree has `matched` pages.
-fn is_being_computed<'a>(
+/// Which of `others` is about to compute a page that `sequence` could share, of which the tree has `matched` pages; and how many pages
+/// both begin with.
+fn who_computes<'a>(
     sequence: &Sequence,
     matched: usize,
-    others: impl Iterator<Item = &'a Sequence>,
+    mut others: impl Iterator<Item = (SequenceHandle, &'a Sequence)>,
     page_tokens: usize,
-) -> bool {
+) -> Option<(SequenceHandle, usize)> {
     let wanted = sequence.wanted(page_tokens);
-    // The first page that neither the tree nor the other has; equal hashes mean that all before it are equal, too.
-    let mut others = others.map(|other| (other, matched.max(other.computed / page_tokens)));
-    others.any(|(other, page)| wanted.get(page).is_some_and(|hash| other.chain.get(page) == Some(hash)))
+    // Equal hashes mean that all before them are equal, too.
+    let same = |other: &Sequence, page: usize| wanted.get(page).is_some_and(|hash| other.chain.get(page) == Some(hash));
+    others.find_map(|(handle, other)| {
+        // The first page that neither the tree nor the other has.
+        let next = matched.max(other.computed / page_tokens);
+        if !same(other, next) {
+            return None;
+        }
+        let (mut equal, mut unequal) = (next + 1, wanted.len().min(other.chain.len()));
+        while equal < unequal {
+            let page = equal.midpoint(unequal);
+            if same(other, page) { equal = page + 1 } else { unequal = page }
+        }
+        Some((handle, equal))
+    })
 }
 
 #[cfg(test)]

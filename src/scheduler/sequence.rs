@@ -85,6 +85,16 @@ pub struct Sequence {
     pub computed: usize,
     /// First position whose logits nobody has seen yet.
     pub logits_from: usize,
+    /// What may follow the newest token, for its next row; of the row in flight, while that is unsettled.
+    pub drafts: Vec<u32>,
+    /// Of a row in flight with drafts, how many of them were what was sampled, so far.
+    pub(super) unsettled: Option<usize>,
+    /// Its states have not seen tokens that a row with drafts computed.
+    pub(super) again: bool,
+    /// Drafts that were computed for it, and those that were what was sampled.
+    pub drafted: u64,
+    /// See `drafted`.
+    pub accepted: u64,
     /// Place among the others.
     pub(super) rank: Rank,
     /// Admissions when it began to wait, and those it saw in earlier waits; see [`super::queue::Queue`].
@@ -104,8 +114,9 @@ pub struct Sequence {
     pub tables: Vec<Vec<Page>>,
     /// What it has of the groups that keep a state, one for each layer group.
     pub states: Vec<States>,
-    /// Lengths at which a state is saved while the prompt is computed, where there are such groups.
-    pub(super) checkpoints: [usize; 2],
+    /// Lengths at which a state is saved while the prompt is computed, where there are such groups: where the tree goes on
+    /// otherwise, the end of what is given, and what one that waits has in common with it.
+    pub(super) checkpoints: [usize; 3],
     /// Of each table, the pages that were given back in front: the same for all, by what each keeps.
     pub(super) passed: usize,
     /// Deepest node of the prefix tree on its way, and how many pages lead there; attached while running.
@@ -138,6 +149,7 @@ impl Sequence {
         tables: Vec<Vec<Page>>,
         states: Vec<States>,
         chain: Vec<u64>,
+        drafts: Vec<u32>,
     ) -> Sequence {
         Sequence {
             unknown: 0,
@@ -146,6 +158,11 @@ impl Sequence {
             tokens: prompt,
             computed: 0,
             logits_from,
+            drafts,
+            unsettled: None,
+            again: false,
+            drafted: 0,
+            accepted: 0,
             rank,
             waits_since: 0,
             waited: 0,
@@ -155,7 +172,7 @@ impl Sequence {
             matched: (u64::MAX, 0, 0),
             tables,
             states,
-            checkpoints: [0; 2],
+            checkpoints: [0; 3],
             passed: 0,
             node: ROOT,
             tree_pages: 0,
@@ -212,7 +229,16 @@ impl Sequence {
         // Where the tree goes on otherwise, and at the end of what is given: there others will begin. A pin wants its own end.
         let end = if self.pin.is_some() { self.known() } else { self.known() - 1 };
         let whole = end / capacity.page_tokens * capacity.page_tokens;
-        self.checkpoints = if keeps_state { [present * capacity.page_tokens, whole] } else { [0; 2] };
+        self.checkpoints = if keeps_state { [present * capacity.page_tokens, whole, 0] } else { [0; 3] };
+    }
+
+    /// Another waits for what it computes, and has this many tokens in common with it, in whole pages: a state is saved there, the
+    /// nearest first.
+    pub(super) fn ask_for_state(&mut self, length: usize) {
+        let [.., whole, asked] = &mut self.checkpoints;
+        if *whole > 0 && length > self.computed && (*asked <= self.computed || length < *asked) {
+            *asked = length;
+        }
     }
 
     /// Tokens to the next length at which a state is saved.
@@ -223,7 +249,7 @@ impl Sequence {
 
     /// Whether it may have a row in a step.
     pub fn can_run(&self) -> bool {
-        self.pending() > 0 && !self.paused && !self.finished && self.is_running()
+        self.pending() > 0 && self.unsettled.is_none() && !self.paused && !self.finished && self.is_running()
     }
 
     /// Whether it has a slot.
@@ -243,10 +269,13 @@ impl Sequence {
         if self.computed > self.tokens.len() {
             return Err(format!("{} tokens computed of {}", self.computed, self.tokens.len()));
         }
+        if self.unsettled.is_some_and(|accepted| accepted > self.drafts.len() || !self.is_running()) {
+            return Err(format!("{:?} of {} drafts accepted, {:?}", self.unsettled, self.drafts.len(), self.state));
+        }
         for table in &self.tables {
             // No page beyond the one the next token goes to. A group that keeps a state has a table, too, of nothing.
-            if table.len() * page_tokens < self.computed || table.len() > self.tokens.len().div_ceil(page_tokens) {
-                let (computed, tokens) = (self.computed, self.tokens.len());
+            let (computed, tokens) = (self.computed, self.tokens.len() + self.drafts.len());
+            if table.len() * page_tokens < computed || table.len() > tokens.div_ceil(page_tokens) {
                 return Err(format!("{} pages for {computed} computed tokens of {tokens}", table.len()));
             }
             if self.state == State::Waiting && !table.is_empty() {

@@ -4,7 +4,7 @@
 //! hash of everything up to it, kept in frames as the real ones are, so that a page which holds anything but what its
 //! sequence believes is noticed at the step that reads it. In half of the worlds some groups keep windows or states only, of
 //! which a step reads what a model would. In half of the worlds a step is scheduled before anybody knows what the
-//! last one sampled, as on a device that works while the host goes on. After every step the accounting is checked, and two rules of
+//! last one sampled, as on a device that works while the host goes on; in two thirds, sequences have drafts, right and wrong ones. After every step the accounting is checked, and two rules of
 //! economy: nobody holds a page beyond its next token's, and nobody waits while unreferenced pages would do.
 //!
 //! The seed of a failing world is in the message; `ASTRAI_TEST_SEED` runs that one first, `ASTRAI_TEST_ROUNDS` multiplies
@@ -49,6 +49,12 @@ fn hashes(tokens: &[u32]) -> Vec<u64> {
         .collect()
 }
 
+/// What the model says after some tokens.
+fn next_token(tokens: &[u32], vocab: usize) -> u32 {
+    let hash = extend(0, *hashes(tokens).last().expect("tokens") as u32);
+    (hash >> 40) as u32 % vocab as u32
+}
+
 /// A request that has not ended.
 struct Live {
     handle: SequenceHandle,
@@ -77,6 +83,20 @@ struct Tally {
     /// Of those, where some group does not keep all.
     hits_of_ends: u64,
     empty_plans: u64,
+    drafted: u64,
+    accepted: u64,
+    /// Rows with drafts of which some were refused, where a group keeps states.
+    refused_states: u64,
+    /// Pauses between two samples of one row.
+    cut_short: u64,
+}
+
+/// What a step sampled for a sequence that nobody has been told of: of a row with drafts several tokens.
+struct Air {
+    handle: SequenceHandle,
+    tokens: Vec<u32>,
+    /// It has its place already.
+    placed: bool,
 }
 
 struct World {
@@ -90,9 +110,10 @@ struct World {
     /// By group: what each place of each frame holds.
     stored: Vec<Vec<u64>>,
     live: Vec<Live>,
-    /// Whether steps are scheduled ahead, and what the last one sampled: of whom, and whether it has its place already.
+    /// Whether steps are scheduled ahead, and what the last one sampled.
     ahead: bool,
-    air: Vec<(SequenceHandle, u32, bool)>,
+    air: Vec<Air>,
+    drafts: bool,
     tally: Tally,
 }
 
@@ -136,6 +157,7 @@ impl World {
             live: Vec::new(),
             ahead: seed.is_multiple_of(2),
             air: Vec::new(),
+            drafts: !seed.is_multiple_of(3),
             tally: Tally::default(),
             capacity,
         }
@@ -269,7 +291,7 @@ impl World {
         for live in &self.live {
             let sequence = self.scheduler.get(live.handle).expect("live sequences exist");
             let row = self.batch.rows.iter().find(|r| r.sequence == live.handle);
-            let end = row.map_or(sequence.computed + 1, |r| r.first + r.count);
+            let end = row.map_or(sequence.computed + 1 + sequence.drafts.len(), |r| r.first + r.count);
             for (table, group) in sequence.tables.iter().zip(&self.capacity.groups) {
                 let kept = table.iter().filter(|page| **page != NO_FRAME).count();
                 let pages = |tokens: usize| tokens.div_ceil(self.capacity.page_tokens);
@@ -292,14 +314,15 @@ impl World {
         for (index, row) in self.batch.rows.iter().enumerate() {
             let sequence = self.scheduler.get(row.sequence).expect("scheduled sequences exist");
             assert!(!sequence.paused && sequence.computed == row.first && row.count > 0, "{}", self.at());
-            assert!(row.first + row.count <= sequence.tokens.len(), "{}", self.at());
+            assert!(row.first + row.count <= sequence.tokens.len() + row.drafts, "{}", self.at());
+            assert!(row.drafts <= sequence.drafts.len(), "{}", self.at());
             assert!(self.batch.rows[..index].iter().all(|r| r.sequence != row.sequence), "{}: two rows", self.at());
         }
         if self.batch.rows.is_empty() {
             self.tally.empty_plans += 1;
             // A sequence whose last token is still in flight, because it is its last one or because it sits out, may hold what the
             // others wait for.
-            let ends = self.air.iter().any(|(_, _, placed)| !placed);
+            let ends = self.air.iter().any(|air| !air.placed);
             let idle = ends || self.live.iter().all(|l| l.paused);
             assert!(idle, "{}: somebody could run and nothing was scheduled", self.at());
         }
@@ -315,7 +338,7 @@ impl World {
     /// The forward pass: all rows write, then all rows read everything before them and themselves that they need.
     fn forward(&mut self) {
         let rows = self.batch.rows.clone();
-        let wanted: Vec<Vec<u64>> = rows.iter().map(|r| hashes(&self.live[self.index_of(r.sequence)].tokens)).collect();
+        let wanted: Vec<Vec<u64>> = rows.iter().map(|r| hashes(&self.with_drafts(r))).collect();
         for (row, hashes) in rows.iter().zip(&wanted) {
             for group in 0..self.stored.len() {
                 if self.capacity.groups[group].keep == Keep::State {
@@ -343,6 +366,30 @@ impl World {
         }
     }
 
+    /// The tokens of a row's sequence, and the row's drafts after them.
+    fn with_drafts(&self, row: &Row) -> Vec<u32> {
+        let sequence = self.scheduler.get(row.sequence).expect("scheduled sequences exist");
+        [&self.live[self.index_of(row.sequence)].tokens[..], &sequence.drafts[..row.drafts]].concat()
+    }
+
+    /// Drafts for some of those who run, of which the first few are what will be sampled.
+    fn offer_drafts(&mut self) {
+        for at in 0..if self.drafts { self.live.len() } else { 0 } {
+            let live = &self.live[at];
+            let most = self.scheduler.drafts_max(live.handle).min(live.len_max - live.tokens.len().min(live.len_max));
+            if most <= 1 || self.random.chance(3) {
+                continue;
+            }
+            let (count, right) = (1 + self.random.below((most - 1).min(6)), self.random.below(8));
+            let mut text = live.tokens.clone();
+            for index in 0..count {
+                let wrong = u32::from(index >= right);
+                text.push((next_token(&text, self.vocab) + wrong) % self.vocab as u32);
+            }
+            self.scheduler.offer_drafts(live.handle, &text[live.tokens.len()..]);
+        }
+    }
+
     /// A recurrence: reads one state and writes another, which nobody else has.
     fn advance(&mut self, row: &Row, group: usize, hashes: &[u64]) {
         let states = self.scheduler.get(row.sequence).expect("scheduled sequences exist").states[group];
@@ -363,45 +410,77 @@ impl World {
         for row in self.batch.rows.clone() {
             let at = self.index_of(row.sequence);
             let end = row.first + row.count;
+            let drafts = self.with_drafts(&row).split_off(self.live[at].tokens.len());
             if row.logits_from < end {
                 let expected = self.live[at].logits_next;
                 assert_eq!(row.logits_from, expected, "{}: no position twice or left out", self.at());
-                self.live[at].logits_next = end;
+                self.live[at].logits_next = end - drafts.len();
             }
             let live = &mut self.live[at];
-            let newest =
-                (end == live.tokens.len()).then(|| extend(0, *hashes(&live.tokens).last().expect("tokens") as u32));
+            let newest = end - drafts.len() == live.tokens.len();
             self.scheduler.computed(&row);
-            let Some(hash) = newest else { continue };
-            let token = (hash >> 40) as u32 % self.vocab as u32;
-            live.tokens.push(token);
-            if !self.ahead {
-                self.scheduler.append(row.sequence, token).unwrap();
-                self.end_if_long_enough(at);
+            if !newest {
                 continue;
             }
+            let before = live.tokens.len();
+            live.tokens.push(next_token(&live.tokens, self.vocab));
+            for &draft in &drafts {
+                if live.tokens.last() != Some(&draft) {
+                    break;
+                }
+                live.tokens.push(next_token(&live.tokens, self.vocab));
+            }
+            self.tally.drafted += drafts.len() as u64;
+            self.tally.accepted += (live.tokens.len() - before - 1) as u64;
+            let keeps_state = self.capacity.groups.iter().any(|group| group.keep == Keep::State);
+            self.tally.refused_states += u64::from(keeps_state && live.tokens.len() - before <= drafts.len());
+            let tokens = live.tokens[before..].to_vec();
             // The last one is not computed any further.
-            let placed = live.tokens.len() < live.len_max && !live.sits_out;
+            let placed = self.ahead && live.tokens.len() < live.len_max && !live.sits_out && drafts.is_empty();
             if placed {
                 self.scheduler.append_unknown(row.sequence, 0).unwrap();
             }
-            sampled.push((row.sequence, token, placed));
+            sampled.push(Air { handle: row.sequence, tokens, placed });
         }
-        self.finish();
-        self.air = sampled;
+        let before = std::mem::replace(&mut self.air, sampled);
+        self.finish(before);
+        if !self.ahead {
+            let now = std::mem::take(&mut self.air);
+            self.finish(now);
+        }
     }
 
-    /// What the step before sampled is known now.
-    fn finish(&mut self) {
-        for (handle, token, placed) in std::mem::take(&mut self.air) {
-            let Some(at) = self.live.iter().position(|l| l.handle == handle) else { continue };
-            if placed {
-                self.scheduler.know(handle, token);
-            } else {
-                self.scheduler.append(handle, token).unwrap();
+    /// What a step sampled is known now.
+    fn finish(&mut self, sampled: Vec<Air>) {
+        for Air { handle, tokens, placed } in sampled {
+            let all = tokens.len();
+            for (index, token) in tokens.into_iter().enumerate() {
+                let Some(at) = self.live.iter().position(|l| l.handle == handle) else { break };
+                if index > 0 && !self.scheduler.is_unsettled(handle) {
+                    // The row was cut short: those after it are sampled once more.
+                    let kept = self.scheduler.get(handle).expect("live sequences exist").tokens.len();
+                    self.live[at].tokens.truncate(kept);
+                    self.live[at].logits_next = kept - 1;
+                    break;
+                }
+                if placed {
+                    self.scheduler.know(handle, token);
+                } else {
+                    self.scheduler.append(handle, token).unwrap();
+                }
+                if index > 0 {
+                    self.live[at].logits_next += 1;
+                }
+                if index + 1 < all && self.random.chance(8) {
+                    self.tally.cut_short += 1;
+                    self.live[at].paused = true;
+                    self.scheduler.set_paused(handle, true);
+                }
+                self.check();
+                self.end_if_long_enough(at);
             }
-            self.check();
-            self.end_if_long_enough(at);
+            let unsettled = self.scheduler.is_unsettled(handle) && self.live.iter().any(|l| l.handle == handle);
+            assert!(!unsettled, "{}: all samples are there", self.at());
         }
     }
 
@@ -414,8 +493,7 @@ impl World {
         }
         let mut alone = live.prompt.clone();
         while alone.len() < live.len_max {
-            let hash = extend(0, *hashes(&alone).last().expect("tokens") as u32);
-            alone.push((hash >> 40) as u32 % self.vocab as u32);
+            alone.push(next_token(&alone, self.vocab));
         }
         assert_eq!(sequence.tokens, alone, "{}", self.at());
         self.tally.finished += 1;
@@ -434,6 +512,7 @@ impl World {
 
     fn step(&mut self) {
         self.traffic();
+        self.offer_drafts();
         self.scheduler.begin(&mut self.batch);
         self.scheduler.cleanup();
         self.scheduler.refill();
@@ -482,6 +561,10 @@ impl Tally {
         self.hits += other.hits;
         self.hits_of_ends += other.hits_of_ends;
         self.empty_plans += other.empty_plans;
+        self.drafted += other.drafted;
+        self.accepted += other.accepted;
+        self.refused_states += other.refused_states;
+        self.cut_short += other.cut_short;
     }
 }
 
@@ -508,5 +591,7 @@ fn a_world_of_integers_keeps_every_rule() {
     assert!(busy.iter().all(|&n| n > count * 5), "{count} worlds of {STEPS} steps were too quiet: {sum:?}");
     assert!(sum.finished > sum.submitted / 4 && sum.hits > sum.submitted / 2, "{sum:?}");
     assert!(sum.hits_of_ends > count * 20, "{sum:?}");
+    assert!(sum.drafted > sum.accepted + count * 20 && sum.accepted > count * 20, "{sum:?}");
+    assert!(sum.refused_states > count && sum.cut_short > count, "{sum:?}");
     assert!(sum.empty_plans < count * STEPS as u64 / 4, "{sum:?}");
 }

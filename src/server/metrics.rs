@@ -107,6 +107,8 @@ impl Metrics {
         counter("prompt_tokens", "Tokens of prompts", |stats| stats.tokens_in);
         counter("generation_tokens", "Tokens generated", |stats| stats.tokens_out);
         counter("num_preemptions", "Requests that were set back for want of pages", |stats| stats.preemptions);
+        counter("spec_decode_num_draft_tokens", "Drafts that were computed", |stats| stats.drafted_tokens);
+        counter("spec_decode_num_accepted_tokens", "Drafts that were what was sampled", |stats| stats.accepted_tokens);
         registry.register("request_success", "Requests that ran to their end", self.success.clone());
         for (name, help, times) in [
             ("time_to_first_token_seconds", "From submit to the first token", &self.first_token),

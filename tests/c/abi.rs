@@ -56,7 +56,7 @@ fn structs_have_the_layout_of_the_header() {
         astrai_error { struct_size, status, os_code, unit, needed, available, message, message_len, subject, subject_len }
         astrai_usage {
             struct_size, prompt_tokens, cached_tokens, generated_tokens, preemptions, reasoning_tokens, seed, queue_us,
-            first_token_us, prefill_us, decode_us, total_us,
+            first_token_us, prefill_us, decode_us, total_us, drafted_tokens, accepted_tokens,
         }
         astrai_event {
             struct_size, kind, terminal, finish_reason, request_id, tag, text, text_len, tokens, logprobs, token_count,
@@ -69,14 +69,14 @@ fn structs_have_the_layout_of_the_header() {
         astrai_engine_options {
             struct_size, flags, device, device_index, cpu_tier, compute, weights, kv, delivery, log_level,
             thread_priority, threads, max_running, max_waiting, context_length, page_tokens, step_tokens, duty_work_us,
-            duty_interval_us, reserved, memory_budget, affinity_mask, progress, log, wake, finalize, user_data,
-            weights_cache, invariant, reserved2,
+            duty_interval_us, draft_tokens, memory_budget, affinity_mask, progress, log, wake, finalize, user_data,
+            weights_cache, invariant, speculation,
         }
         astrai_request_options {
             struct_size, flags, tag, seed, max_tokens, top_k, priority, logprobs, deadline_ms, queue_tokens,
             temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, settings,
             reasoning_tokens, xtc_probability, xtc_threshold, dry_multiplier, dry_base, dry_allowed_length,
-            dry_penalty_last_n, reserved,
+            dry_penalty_last_n, draft_tokens,
         }
         astrai_info {
             struct_size, vocab_size, context_length, layers, device, cpu_tier, compute, bos_token, eos_token,
@@ -92,7 +92,7 @@ fn structs_have_the_layout_of_the_header() {
         astrai_stats {
             struct_size, running, waiting, stalled, pages_used, pages_cached, pages_free, prefix_tokens_seen,
             prefix_tokens_hit, preemptions, evictions, tokens_in, tokens_out, finished, cancelled, failed, steps,
-            cleanup_us, refill_us, prefill_us, decode_us, queue_us, log_dropped,
+            cleanup_us, refill_us, prefill_us, decode_us, queue_us, log_dropped, drafted_tokens, accepted_tokens, saved_us,
         }
     }
     for language in ["c", "cpp"] {

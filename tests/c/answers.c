@@ -186,7 +186,7 @@ int main(int argc, char **argv) {
   EXPECT(ASTRAI_OK, astrai_settings_set_tool_choice(settings, ASTRAI_TOOLS_NAMED, "card", 0, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_submit(engine, prompt, &options, NULL, NULL, NULL, &request, &err));
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_submit(engine, raw, &options, NULL, NULL, NULL, &request, &err));
-  options.reserved = 1;
+  options.draft_tokens = 33;
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_submit(engine, raw, &options, NULL, NULL, NULL, &request, &err));
 
   EXPECT(ASTRAI_ERR_ARGUMENT, astrai_event_part(NULL, 0, NULL, &err));

@@ -208,8 +208,10 @@ static void engine_options(void) {
   TRY(ASTRAI_ERR_ARGUMENT, kv, 6);
   TRY(ASTRAI_ERR_ARGUMENT, delivery, 2);
   TRY(ASTRAI_ERR_ARGUMENT, log_level, 5);
-  TRY(ASTRAI_ERR_ARGUMENT, reserved, 1);
-  TRY(ASTRAI_ERR_ARGUMENT, reserved2, 1);
+  TRY(ASTRAI_ERR_ARGUMENT, draft_tokens, 1);
+  TRY(ASTRAI_ERR_ARGUMENT, draft_tokens, 33);
+  TRY(ASTRAI_ERR_ARGUMENT, speculation, 4);
+  TRY(ASTRAI_ERR_IO, speculation, ASTRAI_SPECULATE_OWN_TEXT | ASTRAI_SPECULATE_SHARED_TEXTS);
   TRY(ASTRAI_ERR_ARGUMENT, invariant, 2);
   TRY(ASTRAI_ERR_ARGUMENT, invariant, -1);
   TRY(ASTRAI_ERR_IO, invariant, 0);

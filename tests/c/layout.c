@@ -28,7 +28,7 @@ int main(void) {
   FIELD(astrai_error, subject, 48, 8);
   FIELD(astrai_error, subject_len, 56, 8);
 
-  SIZE(astrai_usage, 72);
+  SIZE(astrai_usage, 80);
   FIELD(astrai_usage, struct_size, 0, 4);
   FIELD(astrai_usage, prompt_tokens, 4, 4);
   FIELD(astrai_usage, cached_tokens, 8, 4);
@@ -41,6 +41,8 @@ int main(void) {
   FIELD(astrai_usage, prefill_us, 48, 8);
   FIELD(astrai_usage, decode_us, 56, 8);
   FIELD(astrai_usage, total_us, 64, 8);
+  FIELD(astrai_usage, drafted_tokens, 72, 4);
+  FIELD(astrai_usage, accepted_tokens, 76, 4);
 
   SIZE(astrai_event, 168);
   FIELD(astrai_event, struct_size, 0, 4);
@@ -104,7 +106,7 @@ int main(void) {
   FIELD(astrai_engine_options, step_tokens, 64, 4);
   FIELD(astrai_engine_options, duty_work_us, 68, 4);
   FIELD(astrai_engine_options, duty_interval_us, 72, 4);
-  FIELD(astrai_engine_options, reserved, 76, 4);
+  FIELD(astrai_engine_options, draft_tokens, 76, 4);
   FIELD(astrai_engine_options, memory_budget, 80, 8);
   FIELD(astrai_engine_options, affinity_mask, 88, 8);
   FIELD(astrai_engine_options, progress, 96, 8);
@@ -114,7 +116,7 @@ int main(void) {
   FIELD(astrai_engine_options, user_data, 128, 8);
   FIELD(astrai_engine_options, weights_cache, 136, 8);
   FIELD(astrai_engine_options, invariant, 144, 4);
-  FIELD(astrai_engine_options, reserved2, 148, 4);
+  FIELD(astrai_engine_options, speculation, 148, 4);
 
   SIZE(astrai_request_options, 112);
   FIELD(astrai_request_options, struct_size, 0, 4);
@@ -141,7 +143,7 @@ int main(void) {
   FIELD(astrai_request_options, dry_base, 96, 4);
   FIELD(astrai_request_options, dry_allowed_length, 100, 4);
   FIELD(astrai_request_options, dry_penalty_last_n, 104, 4);
-  FIELD(astrai_request_options, reserved, 108, 4);
+  FIELD(astrai_request_options, draft_tokens, 108, 4);
 
   SIZE(astrai_info, 64);
   FIELD(astrai_info, struct_size, 0, 4);
@@ -183,7 +185,7 @@ int main(void) {
   FIELD(astrai_plan, constraint_bytes, 72, 8);
   FIELD(astrai_plan, state_bytes, 80, 8);
 
-  SIZE(astrai_stats, 168);
+  SIZE(astrai_stats, 192);
   FIELD(astrai_stats, struct_size, 0, 4);
   FIELD(astrai_stats, running, 4, 4);
   FIELD(astrai_stats, waiting, 8, 4);
@@ -207,6 +209,9 @@ int main(void) {
   FIELD(astrai_stats, decode_us, 144, 8);
   FIELD(astrai_stats, queue_us, 152, 8);
   FIELD(astrai_stats, log_dropped, 160, 8);
+  FIELD(astrai_stats, drafted_tokens, 168, 8);
+  FIELD(astrai_stats, accepted_tokens, 176, 8);
+  FIELD(astrai_stats, saved_us, 184, 8);
 
   CHECK(ASTRAI_ABI_VERSION == 1 && astrai_abi_version() == 1);
   return 0;

@@ -12,6 +12,7 @@
 //! | `host_logits.rs` | tokens that the host chooses: as sampled, as it says, and nobody waits for it |
 //! | `control.rs` | pause, duty limit, cache |
 //! | `prefix.rs` | pinned, saved and restored prefixes |
+//! | `speculation.rs` | drafts change nothing but the number of steps |
 //! | `trace.rs` | traces that come and go, and agree with the statistics |
 //! | `process.rs` | what an engine does to its process; each test in one of its own |
 //! | `stress.rs` | the C ABI from 16 threads; in a process of its own, of which nothing may be left over |
@@ -29,6 +30,7 @@ mod host_logits;
 mod prefix;
 mod process;
 mod requests;
+mod speculation;
 #[cfg(target_os = "linux")]
 mod stress;
 #[path = "../support/mod.rs"]

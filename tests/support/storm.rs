@@ -34,6 +34,9 @@ pub struct Tally {
     pub deferred: u64,
     /// Embeddings.
     pub embedded: u64,
+    /// Drafts that were what was sampled, and those that were not.
+    pub accepted: u64,
+    pub refused: u64,
 }
 
 impl Tally {
@@ -50,13 +53,19 @@ impl Tally {
         self.polled += other.polled;
         self.deferred += other.deferred;
         self.embedded += other.embedded;
+        self.accepted += other.accepted;
+        self.refused += other.refused;
     }
 
     /// At least this much of everything.
     pub fn assert_busy(&self, least: u64) {
         let all = [self.finished, self.cut, self.cut_in_prefill, self.preemptions, self.prefix_hits, self.stalls];
         let ways = [self.pinned, self.taken, self.polled, self.deferred, self.embedded];
-        assert!(all.iter().chain(&ways).all(|&n| n >= least), "the storms were meant to be rougher: {self:?}");
+        let drafts = [self.accepted, self.refused];
+        assert!(
+            all.iter().chain(&ways).chain(&drafts).all(|&n| n >= least),
+            "the storms were meant to be rougher: {self:?}"
+        );
     }
 }
 
@@ -81,6 +90,17 @@ struct Shape {
     weights: Type,
     kv: Type,
     poll: bool,
+    drafts: Drafts,
+}
+
+/// Where a crowd's drafts come from.
+#[derive(Clone, Copy, Debug)]
+enum Drafts {
+    None,
+    OwnText,
+    SharedTexts,
+    /// From the answers that requests will have, with so many mistakes in a hundred, and more of them than is sensible.
+    Oracle(usize),
 }
 
 const GENERATED_MAX: usize = 30;
@@ -110,6 +130,8 @@ impl Shape {
             weights: [Type::Auto, Type::Q8, Type::Q4][random.below(3)],
             poll: random.below(3) == 0,
             kv: [Type::Auto, Type::Auto, Type::Q8, Type::F32][random.below(4)],
+            drafts: [Drafts::None, Drafts::OwnText, Drafts::SharedTexts, Drafts::Oracle(3), Drafts::Oracle(40)]
+                [random.below(5)],
         }
     }
 
@@ -124,7 +146,20 @@ impl Shape {
     }
 
     fn open(&self, place: &Place) -> Engine {
+        self.open_drafting(place, Vec::new())
+    }
+
+    /// `texts`: what requests will have said, for those who draft from it.
+    fn open_drafting(&self, place: &Place, texts: Vec<Vec<u32>>) -> Engine {
+        let own_text = !matches!(self.drafts, Drafts::None);
+        let shared_texts = matches!(self.drafts, Drafts::SharedTexts);
+        let draft_fn: Option<DraftFn> = match self.drafts {
+            Drafts::Oracle(mistakes) => Some(oracle(texts, mistakes)),
+            _ => None,
+        };
         let mut options = EngineOptions {
+            speculation: Speculation { own_text, shared_texts, draft_tokens: 0 },
+            draft_fn,
             threads: self.threads,
             max_running: self.running,
             step_tokens: self.step_tokens,
@@ -140,6 +175,19 @@ impl Shape {
         let options = EngineOptions { threads: 1, max_running: 1, step_tokens: 4096, ..self.options(place.target) };
         Engine::open(&place.dir, options).unwrap()
     }
+}
+
+/// Drafts what is said in one of the texts after all that a request has, with so many mistakes in a hundred.
+pub fn oracle(texts: Vec<Vec<u32>>, mistakes: usize) -> DraftFn {
+    let random = Mutex::new(Random(1));
+    Box::new(move |text, drafts| {
+        let Some(known) = texts.iter().find(|known| known.len() > text.len() && known.starts_with(text)) else {
+            return;
+        };
+        let mut random = random.lock().unwrap();
+        let wrong = |token: u32, mistake: bool| if mistake { token / 2 } else { token };
+        drafts.extend(known[text.len()..].iter().map(|&token| wrong(token, random.below(100) < mistakes)));
+    })
 }
 
 /// How a request of a storm ends, if not by itself.
@@ -404,9 +452,11 @@ pub fn storm(place: &Place, seed: u64) -> Tally {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let shape = Shape::random(&mut random, place.prompt_max + GENERATED_MAX, place);
     let what = format!("ASTRAI_TEST_SEED={seed} {} {:?} {shape:?}", place.dir.display(), place.target);
-    let crowd = shape.open(place);
-    let vocab = crowd.info().vocab_size as usize;
+    let vocab = shape.open_cold(place).info().vocab_size as usize;
     let jobs: Vec<Storming> = (0..place.jobs).map(|_| Storming::random(&mut random, place, vocab)).collect();
+    let wanted: Vec<Answer> = jobs.iter().map(|job| answer(&job.alone(&shape.open_cold(place)))).collect();
+    let texts = jobs.iter().zip(&wanted).map(|(job, want)| [&job.job.prompt[..], &want.tokens].concat()).collect();
+    let crowd = shape.open_drafting(place, texts);
     let mut tally = Tally { requests: jobs.len() as u64, ..Tally::default() };
     let (taken, stop) = (Taken::default(), AtomicBool::new(false));
     let heard: Vec<Vec<Event>> = std::thread::scope(|scope| {
@@ -435,11 +485,11 @@ pub fn storm(place: &Place, seed: u64) -> Tally {
     let stats = crowd.stats().unwrap();
     assert_eq!((stats.running, stats.waiting, stats.stalled, stats.pages_used), (0, 0, 0, 0), "{what}");
     (tally.preemptions, tally.prefix_hits) = (stats.preemptions, stats.prefix_tokens_hit);
+    (tally.accepted, tally.refused) = (stats.accepted_tokens, stats.drafted_tokens - stats.accepted_tokens);
     assert_eq!((stats.finished + stats.cancelled, stats.failed), (tally.requests, 0), "{what}");
     drop(crowd);
-    for (storming, events) in jobs.iter().zip(&heard) {
+    for ((storming, events), want) in jobs.iter().zip(&heard).zip(wanted) {
         let what = format!("{what}\n{storming:?}");
-        let want = answer(&storming.alone(&shape.open_cold(place)));
         let got = answer(events);
         let last = events.last().unwrap();
         tally.taken += u64::from(storming.way == Way::Engine);

@@ -3,7 +3,7 @@
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
 use crate::pull;
-use astrai::engine::{CpuTier, Device, EngineOptions, MessageFlags, RequestOptions, Settings, Type};
+use astrai::engine::{CpuTier, Device, EngineOptions, MessageFlags, RequestOptions, Settings, Speculation, Type};
 use astrai::limits;
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -63,6 +63,41 @@ pub struct EngineArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     memory: MemoryArgs,
+    #[command(flatten)]
+    speculation: SpeculationArgs,
+}
+
+/// Where drafts of tokens come from.
+#[derive(Args)]
+pub struct SpeculationArgs {
+    /// Draft tokens and check several in one step, which changes none of them [default: no drafts]
+    #[arg(long, value_name = "FROM", value_parser = one_of(&SPECULATE))]
+    speculate: Option<Speculation>,
+    /// With --speculate: most drafts of a request in one step [default: 16]
+    #[arg(long, value_name = "N", requires = "speculate",
+          value_parser = clap::value_parser!(u32).range(1..=limits::DRAFT_TOKENS_MAX as i64))]
+    draft_tokens: Option<u32>,
+}
+
+/// Values of `--speculate`.
+const SPECULATE: [(&str, &str, Speculation); 2] = [
+    (
+        "own",
+        "what followed the same words earlier in the request's own text",
+        Speculation { own_text: true, shared_texts: false, draft_tokens: 0 },
+    ),
+    (
+        "shared",
+        "or in earlier answers of this process",
+        Speculation { own_text: true, shared_texts: true, draft_tokens: 0 },
+    ),
+];
+
+impl SpeculationArgs {
+    /// As an option of the engine.
+    pub fn options(&self) -> Speculation {
+        Speculation { draft_tokens: self.draft_tokens.unwrap_or(0), ..self.speculate.unwrap_or_default() }
+    }
 }
 
 /// What an engine keeps in memory.
@@ -146,7 +181,7 @@ impl ComputeArgs {
 impl EngineArgs {
     /// As options of the engine.
     pub fn options(&self) -> EngineOptions {
-        self.memory.add(self.model.options())
+        EngineOptions { speculation: self.speculation.options(), ..self.memory.add(self.model.options()) }
     }
 }
 

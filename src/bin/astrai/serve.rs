@@ -1,6 +1,6 @@
 //! `astrai serve`: models behind HTTP, until Ctrl-C.
 
-use crate::args::{ComputeArgs, MemoryArgs, one_of};
+use crate::args::{ComputeArgs, MemoryArgs, SpeculationArgs, one_of};
 use crate::demo::Demo;
 use crate::failure::{Failure, Outcome, note, read_file};
 use crate::interrupt::Interrupt;
@@ -72,6 +72,8 @@ pub struct ServeArgs {
     compute: ComputeArgs,
     #[command(flatten)]
     memory: MemoryArgs,
+    #[command(flatten)]
+    speculation: SpeculationArgs,
 }
 
 const FIELDS: [(&str, &str, ReasoningField); 2] =
@@ -84,6 +86,7 @@ impl ServeArgs {
             max_waiting: self.max_waiting.unwrap_or(0),
             // The first call of a tool does not wait for it.
             constraints: true,
+            speculation: self.speculation.options(),
             ..self.memory.add(self.compute.options())
         }
     }

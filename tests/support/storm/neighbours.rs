@@ -56,6 +56,7 @@ pub fn the_storyteller_is_preempted_and_nobody_can_see_it(size: usize) {
             page_tokens: 16,
             pages: 10 * size as u64,
             poll: false,
+            drafts: Drafts::None,
             ..Shape::random(&mut random, 1, &place)
         };
         let crowd = shape.open(&place);
@@ -111,6 +112,7 @@ pub fn sixty_four_at_once_are_each_as_if_alone(generated: u32) {
             page_tokens: 16,
             pages: 64 * 6,
             poll: false,
+            drafts: Drafts::None,
             ..Shape::random(&mut random, 1, &place)
         };
         let (crowd, alone) = (shape.open(&place), shape.open_cold(&place));

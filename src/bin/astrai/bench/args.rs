@@ -141,6 +141,8 @@ pub struct BenchArgs {
     /// Memory of weights, KV pages and workspace in MiB [default: what slots and context need, within what is free]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     pub memory_mib: Option<u32>,
+    #[command(flatten)]
+    pub speculation: args::SpeculationArgs,
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
@@ -294,6 +296,7 @@ impl BenchArgs {
             context_length: self.context.unwrap_or(0),
             memory_budget: u64::from(self.memory_mib.unwrap_or(0)) << 20,
             schedule_fn: policy.schedule_fn(),
+            speculation: self.speculation.options(),
             ..EngineOptions::default()
         }
     }

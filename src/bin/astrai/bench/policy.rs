@@ -29,7 +29,7 @@ fn schedule_static(scheduler: &mut Scheduler, batch: &mut Batch) {
     for (sequence, state) in ended.filter(|(_, sequence)| sequence.finished && sequence.computed > 0) {
         if batch.tokens < scheduler.capacity().step_tokens {
             let first = state.computed - 1;
-            batch.rows.push(Row { sequence, first, count: 1, logits_from: first });
+            batch.rows.push(Row { sequence, first, count: 1, logits_from: first, drafts: 0, prefill: false });
             batch.tokens += 1;
         }
     }

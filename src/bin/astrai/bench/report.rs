@@ -190,6 +190,9 @@ fn details(plan: &Plan, f: &Figures, bench: &Bench, out: &mut impl Write) -> Out
     let pages = format!("at most {} of {} pages", f.pages_used_max, f.pages);
     line("KV utilisation", format!("{:.1} %, {pages}", 100.0 * f.kv_utilisation))?;
     line("preemptions", format!("{}", f.preemptions))?;
+    if f.drafted_tokens > 0 {
+        line("drafts", format!("{} of {} accepted, {:.3} s saved", f.accepted_tokens, f.drafted_tokens, f.saved))?;
+    }
     let [cleanup, refill, prefill_s, decode] = f.phases;
     line(
         "step time",

@@ -155,7 +155,8 @@ mod tests {
     use astrai::engine::TraceRow;
 
     fn step(rows: &[(u64, bool)]) -> StepTrace {
-        let row = |&(request_id, prefill): &(u64, bool)| TraceRow { request_id, first: 0, count: 1, prefill };
+        let row =
+            |&(request_id, prefill): &(u64, bool)| TraceRow { request_id, first: 0, count: 1, drafts: 0, prefill };
         StepTrace { rows: rows.iter().map(row).collect(), pages: vec![PageUse::Cached], ..StepTrace::default() }
     }
 

@@ -147,6 +147,8 @@ pub const DRAFT_TOKENS_MAX: usize = 32;
 pub const DRAFT_TOKENS_DEFAULT: usize = 16;
 /// Tokens of texts whose repetitions are looked up between two steps: of one that was just admitted more may be left.
 pub const DRAFT_TEXT_TOKENS: usize = 2048;
+/// Microseconds that masks of drafts under a constraint may take after one of its tokens; what is not there then is not drafted.
+pub const DRAFT_MASKS_US: u64 = 500;
 /// Longest text that drafts are made of its repetitions.
 pub const DRAFT_TEXT_MAX: usize = 1 << 17;
 /// Tokens of ended requests that drafts are taken from, by default.

@@ -80,6 +80,11 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// An answer that goes on by itself, with all that the parser refers to.
+    pub fn copy(&self) -> Answer {
+        Answer { vocabulary: self.vocabulary.clone(), parser: self.parser.deep_clone() }
+    }
+
     /// Why the parser gave up, if it did.
     fn check(&self) -> Result<()> {
         match self.parser.get_error() {
@@ -135,5 +140,9 @@ impl Matcher for Answer {
                 Err(Error::unsupported(message).about("constraint"))
             }
         }
+    }
+
+    fn fork(&self) -> Option<Box<dyn Matcher>> {
+        Some(Box::new(self.copy()))
     }
 }

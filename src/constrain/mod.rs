@@ -48,6 +48,11 @@ pub trait Matcher: Send {
     /// # Errors
     /// `Internal` when it was not allowed; as [`Matcher::allowed`].
     fn accept(&mut self, token: u32) -> Result<()>;
+
+    /// A copy that goes on by itself; `None` where there can be none, so that answers under it have no drafts.
+    fn fork(&self) -> Option<Box<dyn Matcher>> {
+        None
+    }
 }
 
 /// Whether a mask has a token.

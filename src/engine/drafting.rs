@@ -12,12 +12,14 @@ use crate::cache::SequenceHandle;
 use crate::error::{Result, reserved};
 use crate::limits;
 use crate::os::shortage;
-use crate::scheduler::{Row, Scheduler};
+use crate::scheduler::{Row, Scheduler, Sequence};
 use crate::speculation::{Drafter, SharedTexts, StepTime};
 use std::time::Duration;
 
 /// Tokens of the prompt that are kept with an answer for others: an answer may begin as one before it did after the same words.
 const LEAD_TOKENS: usize = 16;
+/// Drafts under a constraint are at least so likely: each takes a mask.
+const LEAST_UNDER_CONSTRAINT: f32 = 0.3;
 
 /// The speculation of an engine that has it.
 pub(super) struct Drafting {
@@ -33,6 +35,8 @@ pub(super) struct Drafting {
     drafts: Vec<u32>,
     /// Most positions of a step whose logits are sampled together.
     logits_rows: usize,
+    /// Sequences that waited for their next token when drafts were offered last.
+    streams: usize,
 }
 
 /// The part of a request in speculation.
@@ -41,6 +45,8 @@ pub(super) struct RequestDrafts {
     drafter: Option<Drafter>,
     /// Most drafts of a step.
     most: usize,
+    /// Those that a constraint lets follow; reused.
+    pub masked: Vec<u32>,
 }
 
 impl RequestDrafts {
@@ -64,15 +70,24 @@ impl Drafting {
             false => None,
         };
         let drafts = reserved("drafts", limits::DRAFT_TOKENS_MAX)?;
-        Ok(Some(Drafting { options, draft_fn, others, times: StepTime::default(), saved: 0.0, drafts, logits_rows }))
+        Ok(Some(Drafting {
+            options,
+            draft_fn,
+            others,
+            times: StepTime::default(),
+            saved: 0.0,
+            drafts,
+            logits_rows,
+            streams: 0,
+        }))
     }
 
     /// The part of a request that was just admitted; `None` where it has none. Without memory for it the request goes without.
     pub fn admit(&self, request: &NewRequest) -> Option<RequestDrafts> {
         let most = request.draft_tokens.map_or(self.options.draft_tokens_or_default(), |most| most as usize);
         let text = request.prompt.len() + request.max_tokens;
-        // A penalty of repetitions wants none; a host and a constraint have to see each token before the next is asked for.
-        let drafts = request.host.is_none() && request.guide.is_none() && request.params.dry_multiplier == 0.0;
+        // A penalty of repetitions wants none; a host has to see each token before the next is asked for.
+        let drafts = request.host.is_none() && request.params.dry_multiplier == 0.0;
         if most == 0 || !drafts || request.max_tokens < 2 || text > limits::DRAFT_TEXT_MAX {
             return None;
         }
@@ -80,7 +95,8 @@ impl Drafting {
             Some(_) => None,
             None => Some(Drafter::new(text).inspect_err(|_| shortage::forget()).ok()?),
         };
-        Some(RequestDrafts { drafter, most: most.min(limits::DRAFT_TOKENS_MAX) })
+        let masked = reserved("drafts", limits::DRAFT_TOKENS_MAX).ok()?;
+        Some(RequestDrafts { drafter, most: most.min(limits::DRAFT_TOKENS_MAX), masked })
     }
 
     /// A request has ended.
@@ -98,12 +114,14 @@ impl Drafting {
         }
         let waits = |h: &SequenceHandle| scheduler.get(*h).is_some_and(|s| s.can_run() && s.pending() == 1);
         let streams = scheduler.running().filter(waits).count();
+        self.streams = streams;
         let least = self.times.worth(streams);
         let mut room = self.logits_rows.saturating_sub(streams);
         for at in 0.. {
             let Some(handle) = scheduler.running().nth(at) else { break };
             let Some(active) = requests.get_mut(handle) else { continue };
             let left = active.request.max_tokens - active.generated.min(active.request.max_tokens);
+            let guided = active.request.guide.is_some();
             let (Some(own), Some(sequence)) = (&mut active.drafts, scheduler.get(handle)) else { continue };
             let text = &sequence.tokens[..sequence.known()];
             let most = own.most.min(room).min(left.saturating_sub(1)).min(scheduler.drafts_max(handle));
@@ -112,16 +130,43 @@ impl Drafting {
                 let before = drafter.len();
                 let all_read = drafter.read(text, sequence.prompt_len, texts, self.others.as_ref());
                 texts -= drafter.len() - before;
-                if all_read && most > 0 && least < 1.0 {
-                    drafter.draft(text, self.others.as_ref(), least, most, &mut self.drafts);
+                if all_read && most > 0 && least < 1.0 && !guided {
+                    drafter.draft(self.others.as_ref(), least, most, &mut self.drafts);
                 }
-            } else if let Some(draft_fn) = self.draft_fn.as_ref().filter(|_| most > 0) {
+            } else if let Some(draft_fn) = self.draft_fn.as_ref().filter(|_| most > 0 && !guided) {
                 draft_fn(text, &mut self.drafts);
                 self.drafts.truncate(most);
+            }
+            if guided {
+                // It was offered drafts with their masks.
+                room = room.saturating_sub(sequence.drafts.len());
+                continue;
             }
             room -= self.drafts.len();
             scheduler.offer_drafts(handle, &self.drafts);
         }
+    }
+
+    /// What may follow `token`, the newest of a constrained request, which is not in its sequence before its mask is there.
+    pub fn after(&mut self, active: &mut Active, token: u32, sequence: &Sequence) -> &[u32] {
+        self.drafts.clear();
+        let left = active.request.max_tokens.saturating_sub(active.generated + 1);
+        let Some(own) = &mut active.drafts else { return &[] };
+        let streams = self.streams.max(1);
+        let most = own.most.min(left).min(self.logits_rows.saturating_sub(streams) / streams);
+        let text = &sequence.tokens[..sequence.known()];
+        if let Some(drafter) = &mut own.drafter {
+            let all_read = drafter.read(text, sequence.prompt_len, limits::DRAFT_TEXT_TOKENS, self.others.as_ref());
+            let least = self.times.worth(streams).max(LEAST_UNDER_CONSTRAINT);
+            if all_read {
+                drafter.push(token, true, self.others.as_ref());
+                drafter.draft(self.others.as_ref(), least, most, &mut self.drafts);
+            }
+        } else if let Some(draft_fn) = &self.draft_fn {
+            draft_fn(&[text, &[token]].concat(), &mut self.drafts);
+            self.drafts.truncate(most);
+        }
+        &self.drafts
     }
 
     /// A step of these rows took this time, and so many of its drafts were accepted.

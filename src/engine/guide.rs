@@ -11,13 +11,15 @@
 use super::answer_grammars::AnswerGrammars;
 use super::constraint::{Answerable, Constraint};
 use super::{lock, wait_until};
-use crate::constrain::{Grammar, Matcher, TokenTrie};
-use crate::error::{Error, Result, copied};
+use crate::constrain::{self, Grammar, Matcher, TokenTrie};
+use crate::error::{Error, Result, copied, filled};
+use crate::limits;
 use crate::os::shortage;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 /// The constraint of one request.
 pub(super) struct Guide {
@@ -33,9 +35,10 @@ pub(super) struct Guide {
 struct Work {
     /// Made with the first token.
     matcher: Option<Box<dyn Matcher>>,
-    /// The token to tell it of.
+    /// The token to tell it of, after the drafts that were accepted.
     token: u32,
     now: Answerable,
+    drafts: Drafts,
     error: Option<Error>,
 }
 
@@ -64,7 +67,7 @@ impl Guide {
         let ends = copied("the end tokens of a constraint", ends)?;
         now.add(&ends);
         Ok(Arc::new(Guide {
-            work: Mutex::new(Work { matcher: None, token: 0, now, error: None }),
+            work: Mutex::new(Work { matcher: None, token: 0, now, drafts: Drafts::default(), error: None }),
             ready: AtomicBool::new(true),
             grammar: constraint.grammar.clone(),
             ends,
@@ -81,14 +84,24 @@ impl Guide {
         lock(&self.work)
     }
 
-    /// Appends the mask of a ready guide.
-    pub fn write_mask(&self, to: &mut Vec<u32>) {
-        to.extend_from_slice(&self.own().now.mask);
+    /// Appends the mask of a ready guide, after `drafts` of its drafts.
+    pub fn write_mask(&self, drafts: usize, to: &mut Vec<u32>) {
+        to.extend_from_slice(&self.own().after(drafts).mask);
+    }
+
+    /// Appends the drafts of a ready guide, those that may follow as the constraint says.
+    pub fn write_drafts(&self, to: &mut Vec<u32>) {
+        to.extend_from_slice(self.own().drafts.kept());
+    }
+
+    /// The next draft of a ready guide is a token of the answer.
+    pub fn accept_draft(&self) {
+        self.own().drafts.accepted += 1;
     }
 
     /// Whether the answer meets the constraint as it is.
     pub fn is_complete(&self) -> bool {
-        let known = |work: &Work| work.error.is_none() && work.now.complete;
+        let known = |work: &Work| work.error.is_none() && work.after(0).complete;
         self.is_ready() && known(&self.own())
     }
 
@@ -97,8 +110,8 @@ impl Guide {
         let work = self.own();
         match &work.error {
             Some(error) => Verdict::Failed(error.clone()),
-            None if work.now.mask.iter().any(|word| *word != 0) => Verdict::GoesOn,
-            None if work.now.complete => Verdict::Over,
+            None if work.after(0).mask.iter().any(|word| *word != 0) => Verdict::GoesOn,
+            None if work.after(0).complete => Verdict::Over,
             None => Verdict::Failed(
                 Error::unsupported("no token of the vocabulary can go on with the answer as the constraint demands")
                     .about("constraint"),
@@ -120,6 +133,12 @@ impl Guide {
 }
 
 impl Work {
+    /// What may follow after `drafts` more of the drafts than were accepted.
+    fn after(&self, drafts: usize) -> &Answerable {
+        let index = (self.drafts.accepted + drafts).checked_sub(1);
+        index.and_then(|index| self.drafts.masks.get(index)).unwrap_or(&self.now)
+    }
+
     fn advance(&mut self, grammar: &dyn Grammar, ends: &[u32]) -> Result<()> {
         let matcher = match &mut self.matcher {
             Some(matcher) => matcher,
@@ -130,10 +149,85 @@ impl Work {
                 none.insert(matcher)
             }
         };
+        let scout = self.drafts.scout.take();
+        let accepted = &self.drafts.kept()[..self.drafts.accepted.min(self.drafts.count)];
+        match scout {
+            // It has seen them all.
+            Some(scout) if accepted.len() == self.drafts.count => *matcher = scout,
+            _ => {
+                for &token in accepted {
+                    matcher.accept(token)?;
+                    matcher.allowed(&mut self.now.mask)?;
+                }
+            }
+        }
         matcher.accept(self.token)?;
         self.now.complete = matcher.allowed(&mut self.now.mask)?;
         self.now.add(ends);
+        self.drafts.attempt(&**matcher, &self.now, ends);
         Ok(())
+    }
+}
+
+/// The masks after drafts, by a matcher of their own, so that those that are refused leave no trace.
+#[derive(Default)]
+struct Drafts {
+    /// Those that are to be tried after the next token.
+    asked: Vec<u32>,
+    /// Those that were tried, of which the first `count` may follow one after the other; `accepted` of them are tokens of the answer.
+    tried: Vec<u32>,
+    count: usize,
+    accepted: usize,
+    /// After each of them. Kept for their memory.
+    masks: Vec<Answerable>,
+    /// Has seen the answer and those of `tried` that may follow.
+    scout: Option<Box<dyn Matcher>>,
+}
+
+impl Drafts {
+    fn kept(&self) -> &[u32] {
+        &self.tried[..self.count]
+    }
+
+    /// Tries what is asked, after an answer that `now` may follow.
+    fn attempt(&mut self, matcher: &dyn Matcher, now: &Answerable, ends: &[u32]) {
+        (self.count, self.accepted) = (0, 0);
+        std::mem::swap(&mut self.tried, &mut self.asked);
+        self.asked.clear();
+        if self.tried.is_empty() {
+            return;
+        }
+        self.scout = catch_unwind(AssertUnwindSafe(|| self.send(matcher, now, ends))).unwrap_or_default();
+        // What was refused to it the answer has no need of.
+        shortage::forget();
+    }
+
+    /// A scout that has seen those that may follow; `None` where it could not go on.
+    fn send(&mut self, matcher: &dyn Matcher, now: &Answerable, ends: &[u32]) -> Option<Box<dyn Matcher>> {
+        let begin = Instant::now();
+        let mut scout = matcher.fork()?;
+        for at in 0..self.tried.len() {
+            let before = at.checked_sub(1).map_or(now, |last| &self.masks[last]);
+            let (draft, time) = (self.tried[at], Duration::from_micros(limits::DRAFT_MASKS_US));
+            if !constrain::is_set(&before.mask, draft) || ends.contains(&draft) || begin.elapsed() > time {
+                return Some(scout);
+            }
+            scout.accept(draft).ok()?;
+            if self.masks.len() == at {
+                self.masks.try_reserve(1).ok()?;
+                let mask = filled("the mask of a draft", now.mask.len(), 0).ok()?;
+                self.masks.push(Answerable { mask, complete: false });
+            }
+            let after = &mut self.masks[at];
+            after.complete = scout.allowed(&mut after.mask).ok()?;
+            after.add(ends);
+            // Where nothing may follow, the answer is over, which is found out without drafts.
+            if after.mask.iter().all(|word| *word == 0) {
+                return None;
+            }
+            self.count = at + 1;
+        }
+        Some(scout)
     }
 }
 
@@ -204,9 +298,16 @@ impl Guides {
         }
     }
 
-    /// Asks for the mask after `token`, which a ready guide allowed. Engine thread only.
-    pub fn push(&self, guide: &Arc<Guide>, token: u32) {
-        guide.own().token = token;
+    /// Asks for the mask after `token`, which a ready guide allowed, and for those after the drafts behind it, as far as they may
+    /// follow. Engine thread only.
+    pub fn push(&self, guide: &Arc<Guide>, token: u32, drafts: &[u32]) {
+        let mut work = guide.own();
+        work.token = token;
+        work.drafts.asked.clear();
+        if work.drafts.asked.try_reserve(drafts.len()).is_ok() {
+            work.drafts.asked.extend_from_slice(drafts);
+        }
+        drop(work);
         guide.ready.store(false, Ordering::Release);
         self.give(Job::Compute(guide.clone()));
     }

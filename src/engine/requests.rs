@@ -229,14 +229,21 @@ impl Requests {
         }
         self.counters.generated();
         let (finish, full) = active.accept(token)?;
-        if full {
-            scheduler.set_paused(handle, true);
-        }
         match finish {
+            None if guided && scheduler.next_draft(handle) == Some(id) => {
+                active.request.guide.iter().for_each(|guide| guide.accept_draft());
+                scheduler.append(handle, id)?;
+            }
             // Whether the answer is complete is known after its last token.
-            None | Some(FinishReason::Length) if guided => self.ask_guide(handle, id, finish),
+            None | Some(FinishReason::Length) if guided => {
+                scheduler.hold(handle);
+                self.ask_guide(handle, id, finish, scheduler);
+            }
             None => {}
             Some(reason) => self.end(handle, End::Finished(reason), scheduler),
+        }
+        if full {
+            scheduler.set_paused(handle, true);
         }
         Ok(())
     }
@@ -257,11 +264,15 @@ impl Requests {
     }
 
     /// Asks the guide of a request for what may follow `token`, its newest, and says how the request ends then, if it does.
-    pub fn ask_guide(&mut self, handle: SequenceHandle, token: u32, ending: Option<FinishReason>) {
+    fn ask_guide(&mut self, handle: SequenceHandle, token: u32, ending: Option<FinishReason>, scheduler: &Scheduler) {
         let Some(active) = self.active.get_mut(handle) else { return };
-        let Some(guide) = &active.request.guide else { return };
         (active.held, active.ending) = (Some(token), ending);
-        self.shared.guides.push(guide, token);
+        let drafts = match (&mut self.drafting, scheduler.get(handle), ending) {
+            (Some(drafting), Some(sequence), None) => drafting.after(active, token, sequence),
+            _ => &[],
+        };
+        let Some(guide) = &active.request.guide else { return };
+        self.shared.guides.push(guide, token, drafts);
         self.guided.push(handle);
     }
 
@@ -290,7 +301,17 @@ impl Requests {
             (Verdict::Failed(error), None) => Some(End::Failed(error)),
             (_, Some(reason)) => Some(End::Finished(reason)),
             (Verdict::Over, None) => Some(End::Finished(FinishReason::Stop)),
-            (Verdict::GoesOn, None) => scheduler.append(handle, token).err().map(End::Failed),
+            (Verdict::GoesOn, None) => {
+                if let Err(error) = scheduler.append(handle, token) {
+                    return Some(End::Failed(error));
+                }
+                if let (Some(guide), Some(own)) = (&active.request.guide, &mut active.drafts) {
+                    own.masked.clear();
+                    guide.write_drafts(&mut own.masked);
+                    scheduler.offer_drafts(handle, &own.masked);
+                }
+                None
+            }
         }
     }
 

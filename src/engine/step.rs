@@ -369,7 +369,7 @@ fn collect_requests(state: &mut EngineState, first: usize) -> Result<usize> {
                 let drafts = runner.scheduler.get(position.sequence).map_or(&[][..], |s| &s.drafts[..position.draft]);
                 let mut request = sampling_request(active, position, drafts, &mut sampling.adjustments)?;
                 if let (Some(guide), SamplingKind::Sample) = (&active.request.guide, request.kind) {
-                    guide.write_mask(&mut sampling.masks);
+                    guide.write_mask(position.draft, &mut sampling.masks);
                     request.mask = (sampling.masks.len() / mask_words(vocab)) as u32;
                 }
                 request
@@ -516,7 +516,7 @@ fn give_to_hosts(state: &mut EngineState, first: usize, count: usize) -> Result<
             append_adjustments(active, &mut turn.adjustments);
             if let Some(guide) = &active.request.guide {
                 turn.mask = reserved("the mask of a request", mask_words(runner.model.vocab()))?;
-                guide.write_mask(&mut turn.mask);
+                guide.write_mask(0, &mut turn.mask);
             }
             Ok(turn)
         });

@@ -44,6 +44,18 @@ impl Scheduler {
         self.sequences.get(handle).is_some_and(|s| s.unsettled.is_some())
     }
 
+    /// The draft that a sequence's next token is compared with, while its row is unsettled.
+    pub fn next_draft(&self, handle: SequenceHandle) -> Option<u32> {
+        let sequence = self.sequences.get(handle)?;
+        sequence.drafts.get(sequence.unsettled?).copied()
+    }
+
+    /// The next token of a sequence was sampled and will be appended later: what its row has of samples behind it is of no use.
+    pub fn hold(&mut self, handle: SequenceHandle) {
+        let next = self.sequences.get(handle).map_or(0, |s| s.tokens.len());
+        self.settle_drafts(handle, next);
+    }
+
     /// A row with drafts was computed: what comes of it shows when its samples are there.
     pub(super) fn await_samples(&mut self, handle: SequenceHandle, drafts: usize) {
         let Some(sequence) = self.sequences.get_mut(handle) else { return };
@@ -63,21 +75,28 @@ impl Scheduler {
                 sequence.accepted += 1;
                 self.counters.accepted += 1;
             }
-            Some(_) => self.settle_drafts(handle),
+            Some(_) => {
+                let next = sequence.tokens.len() - 1;
+                self.settle_drafts(handle, next);
+            }
         }
     }
 
-    /// Of an unsettled row no more samples are used: the sequence goes on after its newest token.
-    pub(super) fn settle_drafts(&mut self, handle: SequenceHandle) {
+    /// Nobody takes more of what an unsettled row sampled, but for the first sample, which is used in any case.
+    pub(super) fn cut_short(&mut self, handle: SequenceHandle) {
+        let next = self.sequences.get(handle).map_or(0, |s| (s.tokens.len() - 1).max(s.computed + 1));
+        self.settle_drafts(handle, next);
+    }
+
+    /// Of an unsettled row the samples from position `next` on are not used, those before it were: the sequence goes on there.
+    fn settle_drafts(&mut self, handle: SequenceHandle, next: usize) {
         let Some(sequence) = self.sequences.get_mut(handle).filter(|s| s.unsettled.is_some()) else { return };
-        let (first, newest) = (sequence.computed, sequence.tokens.len() - 1);
-        let row_end = first + 1 + sequence.drafts.len();
+        let row_end = sequence.computed + 1 + sequence.drafts.len();
+        let tokens = sequence.tokens.len();
         sequence.forget_drafts();
-        // The sample of the first token is used in any case, if it was not yet.
-        let settled = newest.max(first + 1);
-        sequence.logits_from = settled;
+        sequence.logits_from = next;
         let keeps_state = sequence.states.iter().any(|states| states.next != NO_FRAME);
-        if keeps_state && settled != row_end {
+        if keeps_state && next != row_end {
             sequence.again = true;
             for (states, pool) in sequence.states.iter_mut().zip(&mut self.pools) {
                 let dropped = std::mem::replace(&mut states.next, NO_FRAME);
@@ -86,11 +105,11 @@ impl Scheduler {
                 }
             }
         } else {
-            sequence.computed = settled;
+            sequence.computed = next;
             self.advance_states(handle);
             self.publish_pages(handle);
         }
-        self.trim(handle, newest + 1);
+        self.trim(handle, tokens);
     }
 }
 

@@ -517,7 +517,7 @@ impl Scheduler {
         }
         match (running, paused) {
             // Its consumer takes no more of what the step has for it.
-            (true, true) => self.settle_drafts(handle),
+            (true, true) => self.cut_short(handle),
             (true, false) => {}
             (false, true) => sequence.waited = self.waiting.remove(sequence.rank, sequence.waits_since),
             (false, false) => self.enqueue(handle),

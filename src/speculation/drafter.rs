@@ -6,11 +6,12 @@
 use super::automaton::{Piece, SuffixAutomaton};
 use super::reliability::Reliability;
 use super::shared::{SharedCursor, SharedTexts};
-use crate::error::Result;
+use crate::error::{Result, reserved};
 
 /// The drafts of a request.
 #[derive(Debug)]
 pub struct Drafter {
+    text: Vec<u32>,
     own: SuffixAutomaton,
     own_reliability: Reliability,
     others: SharedCursor,
@@ -20,7 +21,7 @@ pub struct Drafter {
 impl Drafter {
     /// Bytes of the drafter of a text of `most` tokens.
     pub fn bytes(most: usize) -> u64 {
-        SuffixAutomaton::bytes(most)
+        SuffixAutomaton::bytes(most) + 4 * most as u64
     }
 
     /// For a text of at most `most` tokens.
@@ -29,6 +30,7 @@ impl Drafter {
     /// `Memory`.
     pub fn new(most: usize) -> Result<Drafter> {
         Ok(Drafter {
+            text: reserved("the text of a request", most)?,
             own: SuffixAutomaton::new(most)?,
             own_reliability: Reliability::default(),
             others: SharedCursor::default(),
@@ -51,26 +53,36 @@ impl Drafter {
     pub fn read(&mut self, text: &[u32], given: usize, most: usize, others: Option<&SharedTexts>) -> bool {
         let from = self.own.len();
         for (at, &token) in text.iter().enumerate().skip(from).take(most) {
-            let Piece { end, len } = self.own.repeated();
-            if at >= given && len > 0 {
-                self.own_reliability.observe(len, text[end + 1] == token);
-            }
-            self.own.push(token);
-            if let Some(others) = others {
-                let (len, rest) = others.found(self.others);
-                if at >= given && len > 0 {
-                    self.others_reliability.observe(len, rest.first() == Some(&token));
-                }
-                self.others = others.follow(self.others, token);
-            }
+            self.push(token, at >= given, others);
         }
         self.own.len() == text.len()
     }
 
+    /// Reads the next token of the text.
+    pub fn push(&mut self, token: u32, generated: bool, others: Option<&SharedTexts>) {
+        if self.own.is_full() {
+            return;
+        }
+        let Piece { end, len } = self.own.repeated();
+        if generated && len > 0 {
+            self.own_reliability.observe(len, self.text[end + 1] == token);
+        }
+        self.own.push(token);
+        self.text.push(token);
+        if let Some(others) = others {
+            let (len, rest) = others.found(self.others);
+            if generated && len > 0 {
+                self.others_reliability.observe(len, rest.first() == Some(&token));
+            }
+            self.others = others.follow(self.others, token);
+        }
+    }
+
     /// What may follow the text, which was read: up to `most` tokens, as far as all of them together are what follows with a
     /// probability of at least `least`.
-    pub fn draft(&self, text: &[u32], others: Option<&SharedTexts>, least: f32, most: usize, to: &mut Vec<u32>) {
+    pub fn draft(&self, others: Option<&SharedTexts>, least: f32, most: usize, to: &mut Vec<u32>) {
         to.clear();
+        let text = &self.text;
         let own = self.own.repeated();
         let (others_len, rest) = others.map_or((0, &[][..]), |others| others.found(self.others));
         let own_first = self.own_reliability.probability(own.len);
@@ -113,9 +125,9 @@ mod tests {
         drafter
     }
 
-    fn drafted(drafter: &Drafter, text: &[u32], least: f32) -> Vec<u32> {
+    fn drafted(drafter: &Drafter, least: f32) -> Vec<u32> {
         let mut to = Vec::new();
-        drafter.draft(text, None, least, 5, &mut to);
+        drafter.draft(None, least, 5, &mut to);
         to
     }
 
@@ -125,9 +137,9 @@ mod tests {
         let text: Vec<u32> = given.iter().copied().chain(10..30).collect();
         let drafter = read(&text, given.len());
         assert!(drafter.is_confident());
-        assert_eq!(drafted(&drafter, &text, 0.5), [30, 31, 32, 33, 34]);
+        assert_eq!(drafted(&drafter, 0.5), [30, 31, 32, 33, 34]);
         // The same words given: nobody knows yet whether the answer copies them.
-        assert!(drafted(&read(&text, text.len()), &text, 0.5).len() < 5);
+        assert!(drafted(&read(&text, text.len()), 0.5).len() < 5);
     }
 
     #[test]
@@ -136,14 +148,14 @@ mod tests {
         let mut text: Vec<u32> = vec![1, 2];
         (10..60).for_each(|other| text.extend([other, 1, 2]));
         let drafter = read(&text, 2);
-        assert!(drafted(&drafter, &text, 0.1).is_empty());
+        assert!(drafted(&drafter, 0.1).is_empty());
         assert!(!drafter.is_confident());
     }
 
     #[test]
     fn a_loop_goes_on_in_its_own_draft() {
         let text: Vec<u32> = (0..40).map(|i| i % 2).collect();
-        assert_eq!(drafted(&read(&text, 0), &text, 0.2), [0, 1, 0, 1, 0]);
+        assert_eq!(drafted(&read(&text, 0), 0.2), [0, 1, 0, 1, 0]);
     }
 
     #[test]
@@ -155,16 +167,16 @@ mod tests {
         let mut drafter = Drafter::new(100).unwrap();
         assert!(drafter.read(&text[..30], 1, 1000, Some(&others)));
         let mut to = Vec::new();
-        drafter.draft(&text[..30], Some(&others), 0.2, 4, &mut to);
+        drafter.draft(Some(&others), 0.2, 4, &mut to);
         assert_eq!(to, [30, 31, 32, 33]);
-        drafter.draft(&text[..30], None, 0.2, 4, &mut to);
+        drafter.draft(None, 0.2, 4, &mut to);
         assert!(to.is_empty());
     }
 
     #[test]
     fn an_empty_text_has_no_draft() {
         let drafter = Drafter::new(4).unwrap();
-        assert!(drafted(&drafter, &[], 0.0).is_empty());
+        assert!(drafted(&drafter, 0.0).is_empty());
         assert!(Drafter::bytes(1000) > 50_000);
     }
 }

@@ -5,6 +5,7 @@ use crate::support::models::{fixture, fixtures, storyteller};
 use crate::support::random::{Random, seed};
 use crate::support::storm::oracle;
 use crate::support::target;
+use astrai::constrain::Kind;
 use astrai::engine::*;
 use std::path::Path;
 use std::sync::Arc;
@@ -143,6 +144,51 @@ fn requests_that_cannot_have_drafts_go_without() {
     let refused = Speculation { draft_tokens: 4, ..Speculation::default() };
     let refused = EngineOptions { speculation: refused, ..target::fastest().options() };
     assert_eq!(Engine::open(&dir, refused).map(|_| ()).unwrap_err().subject, "draft_tokens");
+}
+
+/// Drafts of constrained requests go as far as the constraint lets them; answers, and whether they are complete, are as without.
+#[test]
+fn drafts_under_a_constraint_are_cut_by_it() {
+    let dir = storyteller();
+    let cold = open(&dir, target::fastest().options());
+    let item = r#"{"type": "array", "minItems": 2, "maxItems": 4, "items": {"type": "object", "properties": {"mood": {"enum":
+        ["glad", "cross"]}, "gold": {"type": "integer", "minimum": 0, "maximum": 99}}, "required": ["mood", "gold"]}}"#;
+    let mut accepted = 0;
+    for (kind, text_of) in
+        [(Kind::JsonSchema, item), (Kind::Regex, "[a-z]{3,9}( [a-z]{3,9}){3,6}[.!]"), (Kind::Texts, r#"["yes", "no"]"#)]
+    {
+        let constraint = cold.compile_constraint(kind, text_of).unwrap();
+        for seed in 0..6 {
+            let mut job = greedy((300 + seed..330 + seed).collect());
+            job.options.temperature = Some(1.3);
+            job.options.seed = Some(u64::from(seed));
+            job.options.ignore_eos = seed % 3 == 2;
+            job.options.queue_tokens = [1, 4, 1000][seed as usize % 3];
+            job.options.max_tokens = Some([100, 9][seed as usize / 3]);
+            let settings = Settings { constraint: Some(constraint.clone()), ..Settings::default() };
+            job.options.settings = Some(Arc::new(settings));
+            let ended = |engine: &Engine| {
+                let events = drain(&job.submit(engine, Sink::Pull));
+                let last = events.last().unwrap();
+                (answer(&events), last.finish, last.complete, last.error.clone(), last.usage.unwrap().accepted_tokens)
+            };
+            let (want, finish, complete, error, none) = ended(&cold);
+            assert_eq!((error, none), (None, 0), "{kind:?} {seed}");
+            for mistakes in [0, 30] {
+                let engine = open(&dir, drafting(vec![text(&job, &want)], mistakes));
+                let got = ended(&engine);
+                accepted += got.4;
+                assert_eq!(got, (want.clone(), finish, complete, None, got.4), "{kind:?} {seed} {mistakes}");
+                assert_eq!(settled(&engine).pages_used, 0);
+            }
+            // And by what the answer itself has said before.
+            let engine = open(&dir, own_text());
+            let got = ended(&engine);
+            assert_eq!(got, (want.clone(), finish, complete, None, got.4), "{kind:?} {seed}");
+        }
+    }
+    println!("{accepted} drafts accepted");
+    assert!(accepted > 100, "{accepted}");
 }
 
 /// A random model soon says the same again and again, which is drafted from its own text.

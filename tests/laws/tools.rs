@@ -2,6 +2,7 @@
 
 use crate::answers::{TEMPLATE, chat, folder, open, pulled, text, wholes};
 use crate::support::models::storyteller;
+use crate::support::storm::oracle;
 use astrai::Status;
 use astrai::constrain::Kind;
 use astrai::engine::*;
@@ -213,4 +214,37 @@ fn none_is_no_call() {
         let parts = wholes(&run(&engine, &with_tools("<tool_call><tool_call><tool_call>"), &options));
         assert!(parts.iter().all(|part| part.kind != Some(PartKind::Call)), "{parts:?}");
     }
+}
+
+/// Drafts of an answer under rules go through all of its phases: reasoning and its budget, calls, content.
+#[test]
+fn drafts_change_no_answer_under_rules() {
+    let dir = folder(TEMPLATE, None);
+    let cold = open(dir.path());
+    let mut accepted = 0;
+    for seed in 0..10 {
+        let choice =
+            [ToolChoice::Required, ToolChoice::Auto, ToolChoice::Named("dice".to_owned())][seed as usize % 3].clone();
+        let options = change(&asking(choice, seed), |settings| settings.constrain_calls = seed % 2 == 0);
+        let options = RequestOptions { reasoning_tokens: Some(6), max_tokens: Some(120), logprobs: Some(1), ..options };
+        let prompt = with_tools("Roll the dice.");
+        let want = run(&cold, &prompt, &options);
+        let tokens = |events: &[Event]| events.iter().flat_map(|e| e.tokens.clone()).collect::<Vec<u32>>();
+        let bits =
+            |events: &[Event]| events.iter().flat_map(|e| e.logprobs.clone()).map(f32::to_bits).collect::<Vec<_>>();
+        let asked = cold.tokenize(&prompt, TextOptions::default()).unwrap();
+        for mistakes in [0, 25] {
+            let texts = vec![[asked.clone(), tokens(&want)].concat()];
+            let draft_fn = Some(oracle(texts, mistakes));
+            let drafting = EngineOptions { threads: 1, max_running: 4, draft_fn, ..EngineOptions::default() };
+            let engine = Engine::open(dir.path(), drafting).unwrap();
+            let got = run(&engine, &prompt, &options);
+            assert_eq!((tokens(&got), bits(&got)), (tokens(&want), bits(&want)), "{seed} {mistakes}");
+            assert_eq!(text(&got), text(&want), "{seed} {mistakes}");
+            let end = |events: &[Event]| events.last().map(|last| (last.finish, last.complete, last.error.clone()));
+            assert_eq!(end(&got), end(&want), "{seed} {mistakes}");
+            accepted += got.last().unwrap().usage.unwrap().accepted_tokens;
+        }
+    }
+    assert!(accepted > 300, "{accepted}");
 }

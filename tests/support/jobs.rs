@@ -37,7 +37,7 @@ impl Job {
 }
 
 /// What law 1 speaks of, as bits.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     pub tokens: Vec<u32>,
     pub logprobs: Vec<u32>,

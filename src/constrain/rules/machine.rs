@@ -57,6 +57,13 @@ struct Way<T: ?Sized> {
     begun: bool,
 }
 
+impl<T: ?Sized> Way<T> {
+    /// A copy, with a copy of its matcher.
+    fn with(&self, matcher: Box<T>) -> Way<T> {
+        Way { mask: self.mask.clone(), matcher, begun: self.begun }
+    }
+}
+
 /// A way after a token, if it goes on. `space`: the token is space that may come before it.
 fn after<T: Matcher + ?Sized>(way: Option<Way<T>>, space: bool, token: u32) -> Result<Option<Way<T>>> {
     match way {
@@ -83,6 +90,30 @@ enum Phase {
     Choice(Choice),
     Content(Box<dyn Matcher>),
     Calls(Box<Answer>),
+}
+
+impl Phase {
+    /// A copy; `None` where a grammar has none.
+    fn fork(&self) -> Option<Phase> {
+        Some(match self {
+            Phase::Free { text, place, reasoning } => {
+                Phase::Free { text: text.clone(), place: *place, reasoning: *reasoning }
+            }
+            Phase::Closing { rest } => Phase::Closing { rest: rest.clone() },
+            Phase::Choice(choice) => Phase::Choice(Choice {
+                openings: choice.openings.clone(),
+                space: choice.space,
+                content: match &choice.content {
+                    Some(way) => Some(way.with(way.matcher.fork()?)),
+                    None => None,
+                },
+                calls: choice.calls.as_ref().map(|way| way.with(Box::new(way.matcher.copy()))),
+                may_end: choice.may_end,
+            }),
+            Phase::Content(matcher) => Phase::Content(matcher.fork()?),
+            Phase::Calls(answer) => Phase::Calls(Box::new(answer.copy())),
+        })
+    }
 }
 
 /// The state of one answer.
@@ -330,6 +361,11 @@ impl Matcher for AnswerMatcher {
             }
         };
         Ok(())
+    }
+
+    fn fork(&self) -> Option<Box<dyn Matcher>> {
+        let (plan, left, phase) = (self.plan.clone(), self.left, self.phase.fork()?);
+        Some(Box::new(AnswerMatcher { plan, phase, left }))
     }
 }
 

@@ -424,7 +424,7 @@ typedef struct astrai_engine_options {
   uint32_t duty_work_us;
   /// The interval of duty_work_us, in microseconds.
   uint32_t duty_interval_us;
-  /// With speculation: most drafts of a request in one step, at most 32; 0 = automatic. Fewer are tried where they are not worth
+  /// With speculation or a draft_model: most drafts of a request in one step, at most 32; 0 = automatic. Fewer are tried where they are not worth
   /// their time.
   uint32_t draft_tokens;
   /// Bytes for weights, KV cache and workspace together, on a GPU of its memory; astrai_engine_plan says what they take,
@@ -454,6 +454,9 @@ typedef struct astrai_engine_options {
   int32_t invariant;
   /// ASTRAI_SPECULATE_*: where drafts come from; 0 = there are none. No token and no log probability depends on it.
   uint32_t speculation;
+  /// A smaller model of the same vocabulary that drafts, too: a folder or a GGUF file, opened for the same device in the same formats; it
+  /// takes at most a quarter of a memory_budget. NULL: none. The string is read during the call.
+  const char *draft_model;
 } astrai_engine_options;
 
 /// Options of astrai_submit. astrai_request_options_init sets -1 and NaN, which mean what the model's
@@ -508,8 +511,8 @@ typedef struct astrai_request_options {
   int32_t dry_allowed_length;
   /// DRY: tokens of prompt and output that are looked at for repetitions, 0 = none; -1 = all.
   int32_t dry_penalty_last_n;
-  /// In an engine with speculation: most drafts of a step, 0 = none; -1 = as the engine's options say. Requests with DRY or a
-  /// constraint, and those whose tokens the host chooses, have none.
+  /// In an engine with speculation: most drafts of a step, where these are fewer than its options say, 0 = none; -1 = as those say.
+  /// Requests with DRY and those whose tokens the host chooses have none.
   int32_t draft_tokens;
 } astrai_request_options;
 

@@ -149,6 +149,8 @@ pub const DRAFT_TOKENS_DEFAULT: usize = 16;
 pub const DRAFT_TEXT_TOKENS: usize = 2048;
 /// Microseconds that masks of drafts under a constraint may take after one of its tokens; what is not there then is not drafted.
 pub const DRAFT_MASKS_US: u64 = 500;
+/// Tokens of an answer whose repetitions are drafted from; there are no drafts of text behind them.
+pub const DRAFT_ANSWER_TOKENS: usize = 1 << 14;
 /// Longest text that drafts are made of its repetitions.
 pub const DRAFT_TEXT_MAX: usize = 1 << 17;
 /// Tokens of ended requests that drafts are taken from, by default.

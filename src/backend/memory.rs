@@ -104,6 +104,13 @@ pub struct Reserved {
     pub scratch: u64,
 }
 
+impl Reserved {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        [self.weights, self.kv, self.tensors, self.scratch].into_iter().fold(0, u64::saturating_add)
+    }
+}
+
 /// The memory of a device.
 pub trait Memory {
     /// Human-readable name of the device.

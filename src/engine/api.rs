@@ -163,6 +163,9 @@ pub struct EngineOptions {
     pub affinity_mask: u64,
     /// Where drafts come from; off by default.
     pub speculation: Speculation,
+    /// A smaller model of the same vocabulary that drafts, too: a folder or a GGUF file. It runs on the same device, with the same
+    /// formats, and takes at most a quarter of a `memory_budget`.
+    pub draft_model: Option<PathBuf>,
     /// Called with the progress of loading.
     pub progress: Option<ProgressFn>,
     /// Called with log lines.
@@ -181,6 +184,9 @@ pub struct EngineOptions {
     pub trace: Option<super::Trace>,
 }
 
+/// A draft model gets one part in so many of a memory budget.
+const DRAFT_MODEL_SHARE: u64 = 4;
+
 /// Tokens that are computed before it is known whether they follow, so that a step gives several where they do. Tokens and log
 /// probabilities are the same with and without; see [`mod@crate::speculation`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -191,6 +197,8 @@ pub struct Speculation {
     pub shared_texts: bool,
     /// Most drafts of a request in one step; 0 = automatic. Fewer are tried where they are not worth their time.
     pub draft_tokens: u32,
+    /// As many are tried as there are, whatever they are worth. For measurements in Rust; the C API has no such option.
+    pub always: bool,
 }
 
 impl Speculation {
@@ -285,7 +293,8 @@ pub struct RequestOptions {
     pub host_logits: bool,
     /// Most tokens to generate; default: as many as the context has room for.
     pub max_tokens: Option<u32>,
-    /// Most drafts of a step, in an engine with [`EngineOptions::speculation`]; 0 = none; default: as the engine's options say.
+    /// Most drafts of a step, in an engine with [`EngineOptions::speculation`], where these are fewer than the engine's options say;
+    /// 0 = none.
     pub draft_tokens: Option<u32>,
     /// Sample among the k most probable tokens only; 0 = all.
     pub top_k: Option<u32>,
@@ -484,6 +493,7 @@ impl Default for EngineOptions {
             memory_budget: 0,
             affinity_mask: 0,
             speculation: Speculation::default(),
+            draft_model: None,
             progress: None,
             log: None,
             wake: None,
@@ -500,6 +510,7 @@ impl EngineOptions {
     pub(super) fn numbers(&self) -> EngineOptions {
         EngineOptions {
             weights_cache: self.weights_cache.clone(),
+            draft_model: self.draft_model.clone(),
             progress: None,
             log: None,
             wake: None,
@@ -508,6 +519,30 @@ impl EngineOptions {
             probe_fn: self.probe_fn.clone(),
             trace: None,
             ..*self
+        }
+    }
+
+    /// Whether there are drafts.
+    pub(super) fn drafts(&self) -> bool {
+        self.speculation.is_on() || self.draft_model.is_some() || self.draft_fn.is_some()
+    }
+
+    /// Those of the inside of a draft model.
+    pub(super) fn of_draft_model(&self) -> EngineOptions {
+        EngineOptions {
+            speculation: Speculation::default(),
+            draft_model: None,
+            constraints: false,
+            delivery: Delivery::Thread,
+            memory_budget: self.memory_budget / DRAFT_MODEL_SHARE,
+            ..self.numbers()
+        }
+    }
+
+    /// Those of an engine whose draft model takes this much memory.
+    pub(super) fn beside_draft_model(&mut self, bytes: u64) {
+        if self.memory_budget > 0 {
+            self.memory_budget = self.memory_budget.saturating_sub(bytes).max(1);
         }
     }
 

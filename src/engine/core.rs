@@ -45,6 +45,9 @@ impl Core {
     /// The thread's body: returns when the engine has been closed and every request has ended.
     pub fn run(mut self) {
         self.state.runner.backend.attach();
+        if let Some(drafting) = &mut self.state.requests.drafting {
+            drafting.attach();
+        }
         while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
             self.steps.give_up();
             self.state.mark_dead(&panicked());

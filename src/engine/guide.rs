@@ -1,8 +1,9 @@
 //! Constraints of requests: who computes which tokens may follow, and when.
 //!
 //! A constrained request has a [`Guide`]. After each of its tokens the engine thread gives the guide to the constraint thread, which
-//! tells the matcher of the token and leaves the mask of those that may follow. Only then the token joins the sequence in the
-//! scheduler; until it has, the request has no row, and nobody waits for it. The engine thread owns a guide's mask while the guide is
+//! tells the matcher of the token and leaves the mask of those that may follow, and of those after drafts behind it. Only then the token
+//! joins the sequence in the scheduler; until it has, the request has no row, and nobody waits for it. A token that was drafted has its
+//! mask already and joins at once. The engine thread owns a guide's mask while the guide is
 //! ready, the constraint thread while it is not; the lock between them is never waited for by the engine thread.
 //!
 //! The constraint thread ([`super::compile`]) starts with the first constrained request of an engine, sleeps while it has nothing to
@@ -12,7 +13,7 @@ use super::answer_grammars::AnswerGrammars;
 use super::constraint::{Answerable, Constraint};
 use super::{lock, wait_until};
 use crate::constrain::{self, Grammar, Matcher, TokenTrie};
-use crate::error::{Error, Result, copied, filled};
+use crate::error::{Error, Result, copied, filled, reserved};
 use crate::limits;
 use crate::os::shortage;
 use std::collections::VecDeque;
@@ -38,7 +39,7 @@ struct Work {
     /// The token to tell it of, after the drafts that were accepted.
     token: u32,
     now: Answerable,
-    drafts: Drafts,
+    drafts: DraftMasks,
     error: Option<Error>,
 }
 
@@ -67,7 +68,7 @@ impl Guide {
         let ends = copied("the end tokens of a constraint", ends)?;
         now.add(&ends);
         Ok(Arc::new(Guide {
-            work: Mutex::new(Work { matcher: None, token: 0, now, drafts: Drafts::default(), error: None }),
+            work: Mutex::new(Work { matcher: None, token: 0, now, drafts: DraftMasks::new()?, error: None }),
             ready: AtomicBool::new(true),
             grammar: constraint.grammar.clone(),
             ends,
@@ -149,11 +150,11 @@ impl Work {
                 none.insert(matcher)
             }
         };
-        let scout = self.drafts.scout.take();
+        let forked = self.drafts.forked.take();
         let accepted = &self.drafts.kept()[..self.drafts.accepted.min(self.drafts.count)];
-        match scout {
+        match forked {
             // It has seen them all.
-            Some(scout) if accepted.len() == self.drafts.count => *matcher = scout,
+            Some(forked) if accepted.len() == self.drafts.count => *matcher = forked,
             _ => {
                 for &token in accepted {
                     matcher.accept(token)?;
@@ -171,7 +172,7 @@ impl Work {
 
 /// The masks after drafts, by a matcher of their own, so that those that are refused leave no trace.
 #[derive(Default)]
-struct Drafts {
+struct DraftMasks {
     /// Those that are to be tried after the next token.
     asked: Vec<u32>,
     /// Those that were tried, of which the first `count` may follow one after the other; `accepted` of them are tokens of the answer.
@@ -181,10 +182,19 @@ struct Drafts {
     /// After each of them. Kept for their memory.
     masks: Vec<Answerable>,
     /// Has seen the answer and those of `tried` that may follow.
-    scout: Option<Box<dyn Matcher>>,
+    forked: Option<Box<dyn Matcher>>,
 }
 
-impl Drafts {
+impl DraftMasks {
+    /// No drafts, with memory for the most.
+    ///
+    /// # Errors
+    /// `Memory`.
+    fn new() -> Result<DraftMasks> {
+        let drafts = || reserved("the drafts of a constraint", limits::DRAFT_TOKENS_MAX);
+        Ok(DraftMasks { asked: drafts()?, tried: drafts()?, ..DraftMasks::default() })
+    }
+
     fn kept(&self) -> &[u32] {
         &self.tried[..self.count]
     }
@@ -197,29 +207,31 @@ impl Drafts {
         if self.tried.is_empty() {
             return;
         }
-        self.scout = catch_unwind(AssertUnwindSafe(|| self.send(matcher, now, ends))).unwrap_or_default();
-        // What was refused to it the answer has no need of.
-        shortage::forget();
+        // What is refused here the answer has no need of.
+        self.forked = shortage::apart(|| {
+            let forked = catch_unwind(AssertUnwindSafe(|| self.try_drafts(matcher, now, ends))).unwrap_or_default();
+            forked.filter(|_| !shortage::is_noted())
+        });
     }
 
-    /// A scout that has seen those that may follow; `None` where it could not go on.
-    fn send(&mut self, matcher: &dyn Matcher, now: &Answerable, ends: &[u32]) -> Option<Box<dyn Matcher>> {
+    /// A copy of the matcher that has seen those that may follow; `None` where it could not go on.
+    fn try_drafts(&mut self, matcher: &dyn Matcher, now: &Answerable, ends: &[u32]) -> Option<Box<dyn Matcher>> {
         let begin = Instant::now();
-        let mut scout = matcher.fork()?;
+        let mut forked = matcher.fork()?;
         for at in 0..self.tried.len() {
             let before = at.checked_sub(1).map_or(now, |last| &self.masks[last]);
             let (draft, time) = (self.tried[at], Duration::from_micros(limits::DRAFT_MASKS_US));
             if !constrain::is_set(&before.mask, draft) || ends.contains(&draft) || begin.elapsed() > time {
-                return Some(scout);
+                return Some(forked);
             }
-            scout.accept(draft).ok()?;
+            forked.accept(draft).ok()?;
             if self.masks.len() == at {
                 self.masks.try_reserve(1).ok()?;
                 let mask = filled("the mask of a draft", now.mask.len(), 0).ok()?;
                 self.masks.push(Answerable { mask, complete: false });
             }
             let after = &mut self.masks[at];
-            after.complete = scout.allowed(&mut after.mask).ok()?;
+            after.complete = forked.allowed(&mut after.mask).ok()?;
             after.add(ends);
             // Where nothing may follow, the answer is over, which is found out without drafts.
             if after.mask.iter().all(|word| *word == 0) {
@@ -227,7 +239,7 @@ impl Drafts {
             }
             self.count = at + 1;
         }
-        Some(scout)
+        Some(forked)
     }
 }
 
@@ -304,9 +316,7 @@ impl Guides {
         let mut work = guide.own();
         work.token = token;
         work.drafts.asked.clear();
-        if work.drafts.asked.try_reserve(drafts.len()).is_ok() {
-            work.drafts.asked.extend_from_slice(drafts);
-        }
+        work.drafts.asked.extend(drafts.iter().take(limits::DRAFT_TOKENS_MAX));
         drop(work);
         guide.ready.store(false, Ordering::Release);
         self.give(Job::Compute(guide.clone()));

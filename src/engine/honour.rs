@@ -31,7 +31,7 @@ pub(super) fn check(o: &EngineOptions) -> Result<()> {
     limit("page_tokens", o.page_tokens, limits::PAGE_TOKENS_MAX)?;
     limit("step_tokens", o.step_tokens, limits::STEP_TOKENS_MAX)?;
     limit("draft_tokens", o.speculation.draft_tokens, limits::DRAFT_TOKENS_MAX)?;
-    if o.speculation.draft_tokens > 0 && !o.speculation.is_on() {
+    if o.speculation.draft_tokens > 0 && !o.drafts() {
         let message = "option draft_tokens is set without speculation: there are no drafts";
         return Err(Error::argument(message).about("draft_tokens"));
     }

@@ -65,6 +65,29 @@ pub struct MemoryPlan {
 /// # Errors
 /// As there.
 pub(super) fn of_files(dir: &Path, options: &EngineOptions) -> Result<MemoryPlan> {
+    let Some(draft_model) = options.draft_model.as_deref().filter(|_| !options.text_only) else {
+        return of_model(dir, options);
+    };
+    let draft = of_model(draft_model, &options.of_draft_model())?;
+    let mut own = options.numbers();
+    own.beside_draft_model(draft.total_bytes);
+    let plan = of_model(dir, &own)?;
+    // The engine's own budget is what the draft model leaves.
+    let available =
+        plan.available_bytes.max(plan.available_bytes.saturating_add(draft.total_bytes).min(options.memory_budget));
+    let total_bytes = plan.total_bytes.saturating_add(draft.total_bytes);
+    Ok(MemoryPlan {
+        fits: plan.fits && draft.fits && (plan.available_bytes == 0 || total_bytes <= available),
+        weight_bytes: plan.weight_bytes.saturating_add(draft.weight_bytes),
+        kv_bytes: plan.kv_bytes.saturating_add(draft.kv_bytes),
+        workspace_bytes: plan.workspace_bytes.saturating_add(draft.workspace_bytes),
+        total_bytes,
+        available_bytes: available,
+        ..plan
+    })
+}
+
+fn of_model(dir: &Path, options: &EngineOptions) -> Result<MemoryPlan> {
     let source = source::headers(dir, options.text_only)?;
     if options.text_only {
         return Ok(MemoryPlan { fits: true, ..MemoryPlan::default() });
@@ -156,8 +179,7 @@ impl Sizing {
         let profile = choice.device.profile();
         let running_max = or(o.max_running, limits::RUNNING_DEFAULT);
         let rows = running_max;
-        let drafts =
-            if o.speculation.is_on() || o.draft_fn.is_some() { o.speculation.draft_tokens_or_default() } else { 0 };
+        let drafts = if o.drafts() { o.speculation.draft_tokens_or_default() } else { 0 };
         let context = if asked == 0 { a.context } else { asked };
         // Of such a model a step has all tokens of a prompt.
         let step_default = match a.bidirectional() {

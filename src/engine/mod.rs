@@ -48,6 +48,7 @@ mod defer;
 mod delivery;
 mod describe;
 mod device;
+mod draft_model;
 mod drafting;
 mod duty;
 mod errors;

@@ -35,7 +35,7 @@ pub(super) struct NewRequest {
     pub host: Option<Seat>,
     /// Most tokens to generate.
     pub max_tokens: usize,
-    /// Most drafts of a step; `None`: as many as the engine's options say.
+    /// Most drafts of a step, where these are fewer than the engine's options say.
     pub draft_tokens: Option<u32>,
     pub prompt_logprobs: bool,
     /// The embedding that is asked for.

@@ -11,7 +11,7 @@ use super::guide::Verdict;
 use super::host_logits::Chosen;
 use super::stats::Counters;
 use super::table::Table;
-use super::{End, FinishReason, NewRequest, Outbox, Shared, TraceEvent, panicked};
+use super::{End, FinishReason, LogLevel, NewRequest, Outbox, Shared, TraceEvent, panicked};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result, copied};
 use crate::os::shortage;
@@ -78,7 +78,7 @@ impl Requests {
     /// Publishes a new snapshot of the statistics.
     pub fn publish(&mut self, scheduler: &Scheduler) {
         let log_dropped = self.shared.dispatch.logs_dropped();
-        let saved = self.drafting.as_ref().map_or(0, Drafting::saved_us);
+        let saved = self.drafting.as_mut().map_or(0, Drafting::saved_us);
         self.counters.publish(scheduler, self.deferred.len(), log_dropped, saved, &self.shared.stats);
     }
 
@@ -383,8 +383,9 @@ impl Requests {
 
     /// Offers drafts for the next step, in an engine that speculates.
     pub fn offer_drafts(&mut self, scheduler: &mut Scheduler) {
-        if let Some(drafting) = &mut self.drafting {
-            drafting.offer(&mut self.active, scheduler);
+        let Some(drafting) = &mut self.drafting else { return };
+        if let Err(error) = drafting.offer(&mut self.active, scheduler) {
+            self.shared.log(LogLevel::Warn, || format!("the draft model is not used any more: {}", error.message));
         }
     }
 

@@ -1,16 +1,18 @@
 //! Opening an engine: [`super::open`] prepares the model, here the threads start.
 
 use super::core::Core;
+use super::draft_model::DraftModel;
 use super::drafting::Drafting;
 use super::duty::Duty;
 use super::guide::Guides;
 use super::honour;
 use super::mailbox::Mailbox;
 use super::memory_plan::{self, MemoryPlan};
-use super::open;
+use super::open::{self, Opened};
 use super::stats::StatsCell;
 use super::text_queue::TextQueue;
-use super::{Delivery, Dispatch, Engine, EngineOptions, LogLevel, Shared, lock, refuse_in_callback};
+use super::{Delivery, Dispatch, Engine, EngineOptions, Log, LogLevel, Shared, lock, refuse_in_callback};
+use crate::constrain;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::os::floats::LibraryFloats;
@@ -85,9 +87,12 @@ impl Engine {
                     shared.call_log(level, &line);
                 }
             };
-            open::open(source, &mut options, &mut log)
+            let draft_model = open_draft_model(&mut options, &mut log)?;
+            let opened = open::open(source, &mut options, &mut log)?;
+            draft_model.as_ref().map_or(Ok(()), |draft_model| same_tokens(&opened, draft_model))?;
+            Ok((opened, draft_model))
         });
-        let opened = prepared.flatten().inspect_err(|e| {
+        let (opened, draft_model) = prepared.flatten().inspect_err(|e| {
             if shared.logs(LogLevel::Error) {
                 shared.call_log(LogLevel::Error, &format!("cannot open {subject}: {e}"));
             }
@@ -111,7 +116,11 @@ impl Engine {
         if let Some(runner) = opened.runner {
             // From here on a failure drops `engine`, which stops the threads that already run.
             let (schedule_fn, trace) = (options.schedule_fn.take(), options.trace.take());
-            let drafting = Drafting::new(options.speculation, options.draft_fn.take(), runner.model.logits_rows_max())?;
+            let model = match draft_model.and_then(|opened| opened.runner) {
+                Some(draft) => Some(DraftModel::new(draft, engine.running_max, engine.info.vocab_size)?),
+                None => None,
+            };
+            let drafting = Drafting::new(&mut options, model, &runner)?;
             let core = Core::new(shared.clone(), runner, schedule_fn, trace, drafting)?;
             let start = |name, body: Box<dyn FnOnce() + Send>| {
                 let thread = thread::spawn(name, placing, body)?;
@@ -130,4 +139,42 @@ impl Engine {
         shortage::check("an engine")?;
         Ok(engine)
     }
+}
+
+/// Opens the draft model, if there is to be one, and leaves what memory it does not take to the engine's own.
+///
+/// # Errors
+/// As of opening an engine.
+fn open_draft_model(options: &mut EngineOptions, log: Log) -> Result<Option<Opened>> {
+    let Some(path) = options.draft_model.clone().filter(|_| !options.text_only) else { return Ok(None) };
+    let attempt = |own: EngineOptions, log: Log| {
+        let mut own = own;
+        open::open(|own| open::Source::path(&path, own), &mut own, log)
+    };
+    let opened = match attempt(options.of_draft_model(), log) {
+        // It may be for shorter texts than the engine's.
+        Err(error) if error.subject == "context_length" => {
+            attempt(EngineOptions { context_length: 0, ..options.of_draft_model() }, log)
+        }
+        opened => opened,
+    };
+    let opened = opened.map_err(|error| Error { message: format!("the draft model: {}", error.message), ..error })?;
+    let taken = opened.runner.as_ref().map_or(0, |runner| runner.backend.reserved().total());
+    options.beside_draft_model(taken);
+    Ok(Some(opened))
+}
+
+/// Whether a draft model speaks of the same tokens.
+fn same_tokens(opened: &Opened, draft_model: &Opened) -> Result<()> {
+    let vocab = opened.info.vocab_size.min(draft_model.info.vocab_size) as usize;
+    let same = match (&opened.text.tokenizer, &draft_model.text.tokenizer) {
+        (Some(own), Some(other)) => constrain::fingerprint(own, vocab)? == constrain::fingerprint(other, vocab)?,
+        (None, None) => opened.info.vocab_size == draft_model.info.vocab_size,
+        _ => false,
+    };
+    if !same {
+        let message = "the draft model has another vocabulary: drafts are tokens, which have to be the same in both";
+        return Err(Error::argument(message).about("draft_model"));
+    }
+    Ok(())
 }

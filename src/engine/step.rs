@@ -11,6 +11,9 @@
 //! step left it. A request that turns out to have ended has a row too many in the step that is already submitted, whose result is
 //! dropped; the device works in order, so the pages the request gave back are written by others only after that.
 //!
+//! A request with drafts in its row has no other before it is known which of them are tokens of it; so has one whose next draft is
+//! likelier right than not, which needs the token before it.
+//!
 //! A request with penalties needs the value on the host before its next token can be asked for: it has no row in the step that is
 //! submitted meanwhile, and holds up none of the others. Where such requests are at least as many as the others, the step is finished
 //! before the next is scheduled, so that all of them share it.
@@ -58,6 +61,8 @@ struct InFlightStep {
     /// It was waited for: hosts have logits of it and may answer at once, or embeddings are made of it. What else it brings is
     /// delivered before the next step.
     to_hosts: bool,
+    /// Drafts that were accepted while it was submitted, as it was sampled in pieces.
+    accepted: u64,
     /// `None` when the output has already been waited for.
     ticket: Option<Ticket>,
     /// When the work of the step began.
@@ -77,6 +82,7 @@ impl InFlightStep {
             continued: 0,
             sitting_out: 0,
             to_hosts: false,
+            accepted: 0,
             ticket: None,
             begun: Instant::now(),
         })
@@ -224,7 +230,7 @@ impl Steps {
         step.rows.clear();
         step.rows.extend_from_slice(&state.runner.batch.rows);
         step.positions.clear();
-        (step.continued, step.sitting_out, step.to_hosts) = (0, 0, false);
+        (step.continued, step.sitting_out, step.to_hosts, step.accepted) = (0, 0, false, 0);
         for row in &state.runner.batch.rows {
             state.runner.scheduler.computed(row);
         }
@@ -239,9 +245,13 @@ impl Steps {
                 }
             }
             append_unknown_tokens(state, &mut step);
-        } else if let Err(error) = self.sample_in_pieces(state) {
-            self.spare.push(step);
-            return Err(error);
+        } else {
+            let accepted = state.runner.scheduler.counters().accepted;
+            if let Err(error) = self.sample_in_pieces(state) {
+                self.spare.push(step);
+                return Err(error);
+            }
+            step.accepted = state.runner.scheduler.counters().accepted - accepted;
         }
         match pooling::pool(state, step.begun) {
             Ok(pooled) => step.to_hosts |= pooled,
@@ -301,7 +311,7 @@ impl Steps {
         for (index, asked) in step.positions.iter().enumerate() {
             deliver(state, *asked, index);
         }
-        let accepted = state.runner.scheduler.counters().accepted - accepted;
+        let accepted = step.accepted + state.runner.scheduler.counters().accepted - accepted;
         let now = Instant::now();
         // Steps overlap: the time of a step counts from when the previous one was finished.
         let spent = now.saturating_duration_since(step.begun.max(self.finished_at));
@@ -359,6 +369,10 @@ fn collect_requests(state: &mut EngineState, first: usize) -> Result<usize> {
         let room = adjustments_max - first_adjustment;
         let request = match state.requests.active.get(position.sequence) {
             None => SamplingRequest::default(),
+            // Sampled in pieces, of which one has ended the row before its end.
+            Some(_) if position.draft > 0 && first > 0 && !runner.scheduler.is_unsettled(position.sequence) => {
+                SamplingRequest::default()
+            }
             Some(active)
                 if samples(active, position)
                     && (adjustments_of(active) + position.draft).min(adjustments_max) > room =>
@@ -366,10 +380,13 @@ fn collect_requests(state: &mut EngineState, first: usize) -> Result<usize> {
                 break;
             }
             Some(active) => {
-                let drafts = runner.scheduler.get(position.sequence).map_or(&[][..], |s| &s.drafts[..position.draft]);
+                // Those that are no tokens of the request yet, as they are after a piece of its row.
+                let accepted = runner.scheduler.accepted_drafts(position.sequence).unwrap_or(0);
+                let drafts = runner.scheduler.get(position.sequence).map_or(&[][..], |s| &s.drafts);
+                let drafts = drafts.get(accepted..position.draft).unwrap_or_default();
                 let mut request = sampling_request(active, position, drafts, &mut sampling.adjustments)?;
                 if let (Some(guide), SamplingKind::Sample) = (&active.request.guide, request.kind) {
-                    guide.write_mask(position.draft, &mut sampling.masks);
+                    guide.write_mask(drafts.len(), &mut sampling.masks);
                     request.mask = (sampling.masks.len() / mask_words(vocab)) as u32;
                 }
                 request
@@ -392,8 +409,8 @@ fn append_unknown_tokens(state: &mut EngineState, step: &mut InFlightStep) {
             // The last token of a request is not computed any further.
             && active.generated + active.ahead + 1 < active.request.max_tokens
         {
-            let confident = active.drafts.as_ref().is_some_and(RequestDrafts::is_confident);
-            if active.request.params.uses_history() || active.request.guide.is_some() || at.drafts > 0 || confident {
+            let promising = active.drafts.as_ref().is_some_and(RequestDrafts::is_promising);
+            if active.request.params.uses_history() || active.request.guide.is_some() || at.drafts > 0 || promising {
                 step.sitting_out += usize::from(at.draft == 0);
                 step.positions.push(Asked { at, kind, appended });
                 continue;
@@ -420,6 +437,10 @@ fn deliver(state: &mut EngineState, asked: Asked, index: usize) {
 
 fn use_sampled(state: &mut EngineState, Asked { at, kind, appended }: Asked, index: usize) -> Result<()> {
     let (handle, runner) = (at.sequence, &mut state.runner);
+    // After a draft that was not what was sampled, or one that ended the row before its end.
+    if at.draft > 0 && !runner.scheduler.is_unsettled(handle) {
+        return Ok(());
+    }
     let Some(active) = state.requests.active.get_mut(handle) else { return Ok(()) };
     let logprob = runner.sampled.logprobs[index];
     match kind {
@@ -434,8 +455,6 @@ fn use_sampled(state: &mut EngineState, Asked { at, kind, appended }: Asked, ind
         }
         // The host has its logits.
         SamplingKind::Host => return Ok(()),
-        // After a draft that was not what was sampled, or one that ended the row before its end.
-        SamplingKind::Sample if at.draft > 0 && !runner.scheduler.is_unsettled(handle) => return Ok(()),
         SamplingKind::Sample => {}
     }
     let token = runner.sampled.tokens[index];

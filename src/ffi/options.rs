@@ -20,6 +20,7 @@ unsafe impl CallerStruct for astrai_engine_options {
     const SIZES: &'static [usize] = &[
         offset_of!(astrai_engine_options, user_data) + size_of::<usize>(),
         offset_of!(astrai_engine_options, weights_cache) + size_of::<usize>(),
+        offset_of!(astrai_engine_options, draft_model),
         size_of::<Self>(),
     ];
     fn defaults() -> Self {
@@ -107,6 +108,11 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
         // SAFETY: NUL-terminated, by the contract of astrai_engine_open and astrai_engine_plan.
         false => Some(unsafe { input::c_string(o.weights_cache, "weights_cache") }?.into()),
     };
+    let draft_model = match o.draft_model.is_null() {
+        true => None,
+        // SAFETY: NUL-terminated, by the contract of astrai_engine_open and astrai_engine_plan.
+        false => Some(unsafe { input::c_string(o.draft_model, "draft_model") }?.into()),
+    };
     Ok(EngineOptions {
         no_mmap: o.flags & ASTRAI_ENGINE_NO_MMAP != 0,
         text_only: o.flags & ASTRAI_ENGINE_TEXT_ONLY != 0,
@@ -139,8 +145,10 @@ pub(super) fn engine(o: &astrai_engine_options, user_data: &Arc<UserData>) -> Re
             own_text: o.speculation & ASTRAI_SPECULATE_OWN_TEXT != 0,
             shared_texts: o.speculation & ASTRAI_SPECULATE_SHARED_TEXTS != 0,
             draft_tokens: o.draft_tokens,
+            always: false,
         },
         schedule_fn: None,
+        draft_model,
         draft_fn: None,
         probe_fn: None,
         progress: progress(o.progress, user_data),

@@ -254,7 +254,7 @@ pub struct astrai_engine_options {
     pub duty_work_us: u32,
     /// The interval of duty_work_us, in microseconds.
     pub duty_interval_us: u32,
-    /// With speculation: most drafts of a request in one step, at most 32; 0 = automatic. Fewer are tried where they are not worth
+    /// With speculation or a draft_model: most drafts of a request in one step, at most 32; 0 = automatic. Fewer are tried where they are not worth
     /// their time.
     pub draft_tokens: u32,
     /// Bytes for weights, KV cache and workspace together, on a GPU of its memory; astrai_engine_plan says what they take,
@@ -284,6 +284,9 @@ pub struct astrai_engine_options {
     pub invariant: i32,
     /// ASTRAI_SPECULATE_*: where drafts come from; 0 = there are none. No token and no log probability depends on it.
     pub speculation: u32,
+    /// A smaller model of the same vocabulary that drafts, too: a folder or a GGUF file, opened for the same device in the same formats; it
+    /// takes at most a quarter of a memory_budget. NULL: none. The string is read during the call.
+    pub draft_model: *const c_char,
 }
 
 /// Options of astrai_submit. astrai_request_options_init sets -1 and NaN, which mean what the model's
@@ -340,8 +343,8 @@ pub struct astrai_request_options {
     pub dry_allowed_length: i32,
     /// DRY: tokens of prompt and output that are looked at for repetitions, 0 = none; -1 = all.
     pub dry_penalty_last_n: i32,
-    /// In an engine with speculation: most drafts of a step, 0 = none; -1 = as the engine's options say. Requests with DRY or a
-    /// constraint, and those whose tokens the host chooses, have none.
+    /// In an engine with speculation: most drafts of a step, where these are fewer than its options say, 0 = none; -1 = as those say.
+    /// Requests with DRY and those whose tokens the host chooses have none.
     pub draft_tokens: i32,
 }
 

@@ -33,10 +33,18 @@ impl Scheduler {
     /// Offers drafts of what follows a sequence's newest token, for its next row, of which it uses what it can.
     pub fn offer_drafts(&mut self, handle: SequenceHandle, drafts: &[u32]) {
         let most = self.drafts_max(handle);
-        if let Some(sequence) = self.sequences.get_mut(handle) {
+        // Those of a row in flight are compared with its samples.
+        if let Some(sequence) = self.sequences.get_mut(handle).filter(|s| s.unsettled.is_none()) {
             sequence.drafts.clear();
             sequence.drafts.extend_from_slice(&drafts[..drafts.len().min(most)]);
         }
+    }
+
+    /// Drafts of a sequence for which nobody else has to give up a page: `others` still want one for their next token.
+    pub(super) fn affordable_drafts(&self, sequence: &Sequence, others: usize) -> usize {
+        let drafts = sequence.drafts.len();
+        let needed = 1 + drafts.div_ceil(self.capacity.page_tokens) + others;
+        if self.pools.iter().all(|pool| pool.free() + pool.cached() >= needed) { drafts } else { 0 }
     }
 
     /// Whether samples at the places of a sequence's drafts are of use to it: all before them were as drafted.
@@ -54,6 +62,11 @@ impl Scheduler {
     pub fn hold(&mut self, handle: SequenceHandle) {
         let next = self.sequences.get(handle).map_or(0, |s| s.tokens.len());
         self.settle_drafts(handle, next);
+    }
+
+    /// How many of the drafts of an unsettled row are tokens of the sequence so far; `None` when its samples are of no use.
+    pub fn accepted_drafts(&self, handle: SequenceHandle) -> Option<usize> {
+        self.sequences.get(handle)?.unsettled
     }
 
     /// A row with drafts was computed: what comes of it shows when its samples are there.

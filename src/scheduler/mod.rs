@@ -18,7 +18,8 @@
 //! the length of any, and allocates nothing; a sequence's tokens may when one is appended, and say so when they cannot.
 //!
 //! Invariants ([`Scheduler::check`]): a page belongs to exactly the sequences and pins whose tables name it and to the tree if
-//! it is there; a running sequence owns pages for its computed tokens, at most one page more; a waiting one owns none.
+//! it is there; a running sequence owns pages for its computed tokens, at most one page more, and those of its drafts; a waiting one
+//! owns none.
 
 mod capacity;
 mod check;
@@ -413,7 +414,7 @@ impl Scheduler {
         let pending = sequence.pending();
         let chunk = match at_once {
             true => Some(pending).filter(|&all| all <= room).unwrap_or(0),
-            false if pending == 1 => (1 + sequence.drafts.len()).min(room),
+            false if pending == 1 => 1 + self.affordable_drafts(sequence, others).min(room.saturating_sub(1)),
             false => pending.min(sequence.to_checkpoint()).min(room),
         };
         let mut count = if chunk == 0 { 0 } else { self.grow(handle, chunk) };
@@ -465,8 +466,12 @@ impl Scheduler {
     /// Puts full pages of known tokens into the prefix tree.
     fn publish_pages(&mut self, handle: SequenceHandle) {
         let page_tokens = self.capacity.page_tokens;
-        let shares = |sequence: &&mut Sequence| sequence.computes != Computes::AtOnce;
-        let Some(mut sequence) = self.sequences.get_mut(handle).filter(shares) else { return };
+        let Some(mut sequence) = self.sequences.get_mut(handle) else { return };
+        match sequence.computes {
+            Computes::AtOnce => return,
+            Computes::Alone => return self.release_passed(handle),
+            Computes::Missing | Computes::All => {}
+        }
         while (sequence.tree_pages + 1) * page_tokens <= sequence.computed.min(sequence.known()) {
             let page = sequence.tree_pages;
             self.scratch.clear();

@@ -25,6 +25,8 @@ pub enum Computes {
     Missing,
     /// All: something is made of each of them that is not in the pages.
     All,
+    /// All, for nobody else: it may be taken back, by as many tokens as a step drafts. Where groups keep all pages or windows.
+    Alone,
     /// All in one step: they depend on later ones, so that their pages are of no use to others, and not in the tree.
     AtOnce,
 }
@@ -273,7 +275,7 @@ impl Sequence {
             return Err(format!("{:?} of {} drafts accepted, {:?}", self.unsettled, self.drafts.len(), self.state));
         }
         for table in &self.tables {
-            // No page beyond the one the next token goes to. A group that keeps a state has a table, too, of nothing.
+            // No page beyond the one the next token and its drafts go to. A group that keeps a state has a table, too, of nothing.
             let (computed, tokens) = (self.computed, self.tokens.len() + self.drafts.len());
             if table.len() * page_tokens < computed || table.len() > tokens.div_ceil(page_tokens) {
                 return Err(format!("{} pages for {computed} computed tokens of {tokens}", table.len()));

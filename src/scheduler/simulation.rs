@@ -378,6 +378,8 @@ impl World {
             let live = &self.live[at];
             let most = self.scheduler.drafts_max(live.handle).min(live.len_max - live.tokens.len().min(live.len_max));
             if most <= 1 || self.random.chance(3) {
+                // Nothing: what was offered before and is in flight stays.
+                self.scheduler.offer_drafts(self.live[at].handle, &[]);
                 continue;
             }
             let (count, right) = (1 + self.random.below((most - 1).min(6)), self.random.below(8));

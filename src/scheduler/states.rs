@@ -5,9 +5,10 @@
 //! what is generated the last whole page, which a conversation goes on from. The tree keeps it with the page; when frames run out
 //! the one that was not used for longest goes ([`crate::cache::PrefixTree::evict_frame`]).
 
-use super::{Scheduler, SequenceHandle};
+use super::{Computes, Scheduler, SequenceHandle};
 use crate::cache::prefix::ROOT;
 use crate::cache::{Keep, NO_FRAME};
+use crate::limits;
 
 impl Scheduler {
     /// The states that the last step wrote are the current ones.
@@ -63,7 +64,12 @@ impl Scheduler {
         let mut passed = usize::MAX;
         for ((table, pool), group) in sequence.tables.iter_mut().zip(&mut self.pools).zip(&self.capacity.groups) {
             let Keep::Window(_) = group.keep else { continue };
-            let first = group.keep.first_needed(computed, page_tokens).min(sequence.tree_pages);
+            let first = match sequence.computes {
+                Computes::Alone => {
+                    group.keep.first_needed(computed.saturating_sub(limits::DRAFT_TOKENS_MAX), page_tokens)
+                }
+                _ => group.keep.first_needed(computed, page_tokens).min(sequence.tree_pages),
+            };
             for frame in table.iter_mut().take(first).skip(sequence.passed).filter(|frame| **frame != NO_FRAME) {
                 // Few will begin here: the ends of what was computed are worth more.
                 pool.release_as_oldest(std::mem::replace(frame, NO_FRAME));

@@ -51,4 +51,26 @@ impl Scheduler {
             self.publish_pages(handle);
         }
     }
+
+    /// Makes `text` the tokens of a sequence that is computed [alone](super::Computes::Alone), which has at least the beginning of it;
+    /// the logits of its last are wanted next.
+    ///
+    /// # Errors
+    /// As of [`Scheduler::append`].
+    pub fn replace_text(&mut self, handle: SequenceHandle, text: &[u32]) -> Result<()> {
+        let page_tokens = self.capacity.page_tokens;
+        let Some(sequence) = self.sequences.get_mut(handle).filter(|s| !s.finished) else { return Ok(()) };
+        let same = sequence.tokens.iter().zip(text).take_while(|(a, b)| a == b).count();
+        sequence.tokens.truncate(same);
+        sequence.chain.truncate(same / page_tokens);
+        let bytes = size_of_val(text) as u64;
+        sequence.tokens.try_reserve(text.len() - same).map_err(|_| Error::memory("the tokens of a sequence", bytes))?;
+        sequence.tokens.extend_from_slice(&text[same..]);
+        let last = text.len().saturating_sub(1);
+        sequence.computed = sequence.computed.min(same).min(last);
+        sequence.logits_from = last;
+        sequence.matched = (u64::MAX, 0, 0);
+        self.trim(handle, text.len());
+        Ok(())
+    }
 }

@@ -11,6 +11,8 @@ use crate::error::{Result, reserved};
 /// The drafts of a request.
 #[derive(Debug)]
 pub struct Drafter {
+    /// Whether repetitions of its own text are drafted from.
+    from_own: bool,
     text: Vec<u32>,
     own: SuffixAutomaton,
     own_reliability: Reliability,
@@ -24,12 +26,13 @@ impl Drafter {
         SuffixAutomaton::bytes(most) + 4 * most as u64
     }
 
-    /// For a text of at most `most` tokens.
+    /// For a text of at most `most` tokens, from which itself it drafts if `from_own`; of what is beyond nothing is drafted.
     ///
     /// # Errors
     /// `Memory`.
-    pub fn new(most: usize) -> Result<Drafter> {
+    pub fn new(most: usize, from_own: bool) -> Result<Drafter> {
         Ok(Drafter {
+            from_own,
             text: reserved("the text of a request", most)?,
             own: SuffixAutomaton::new(most)?,
             own_reliability: Reliability::default(),
@@ -85,12 +88,12 @@ impl Drafter {
         let text = &self.text;
         let own = self.own.repeated();
         let (others_len, rest) = others.map_or((0, &[][..]), |others| others.found(self.others));
-        let own_first = self.own_reliability.probability(own.len);
+        let own_first = self.own_probability();
         let others_first = self.others_reliability.probability(others_len);
         let from_others = others_first > own_first && !rest.is_empty();
         let (len, reliability) = match from_others {
             true => (others_len, &self.others_reliability),
-            false => (own.len, &self.own_reliability),
+            false => (if self.from_own { own.len } else { 0 }, &self.own_reliability),
         };
         let mut probability = 1.0;
         for step in 0..most {
@@ -109,9 +112,14 @@ impl Drafter {
         }
     }
 
-    /// Whether the next token is guessed rather than not.
-    pub fn is_confident(&self) -> bool {
-        self.own_reliability.probability(self.own.repeated().len) >= 0.5
+    /// How probable it is that the next token is the one that would be drafted.
+    pub fn probability(&self, others: Option<&SharedTexts>) -> f32 {
+        let len = others.map_or(0, |others| others.found(self.others).0);
+        self.own_probability().max(self.others_reliability.probability(len))
+    }
+
+    fn own_probability(&self) -> f32 {
+        if self.from_own { self.own_reliability.probability(self.own.repeated().len) } else { 0.0 }
     }
 }
 
@@ -120,7 +128,7 @@ mod tests {
     use super::*;
 
     fn read(text: &[u32], given: usize) -> Drafter {
-        let mut drafter = Drafter::new(text.len() + 8).unwrap();
+        let mut drafter = Drafter::new(text.len() + 8, true).unwrap();
         while !drafter.read(text, given, 3, None) {}
         drafter
     }
@@ -136,7 +144,7 @@ mod tests {
         let given: Vec<u32> = (0..40).collect();
         let text: Vec<u32> = given.iter().copied().chain(10..30).collect();
         let drafter = read(&text, given.len());
-        assert!(drafter.is_confident());
+        assert!(drafter.probability(None) > 0.5);
         assert_eq!(drafted(&drafter, 0.5), [30, 31, 32, 33, 34]);
         // The same words given: nobody knows yet whether the answer copies them.
         assert!(drafted(&read(&text, text.len()), 0.5).len() < 5);
@@ -149,7 +157,7 @@ mod tests {
         (10..60).for_each(|other| text.extend([other, 1, 2]));
         let drafter = read(&text, 2);
         assert!(drafted(&drafter, 0.1).is_empty());
-        assert!(!drafter.is_confident());
+        assert!(drafter.probability(None) < 0.5);
     }
 
     #[test]
@@ -164,18 +172,25 @@ mod tests {
         let text: Vec<u32> = (0..60).collect();
         others.keep(&text);
         others.read(1000);
-        let mut drafter = Drafter::new(100).unwrap();
+        let mut drafter = Drafter::new(100, true).unwrap();
         assert!(drafter.read(&text[..30], 1, 1000, Some(&others)));
         let mut to = Vec::new();
         drafter.draft(Some(&others), 0.2, 4, &mut to);
         assert_eq!(to, [30, 31, 32, 33]);
         drafter.draft(None, 0.2, 4, &mut to);
         assert!(to.is_empty());
+        assert!(drafter.probability(Some(&others)) > drafter.probability(None));
+        // What repeats itself is no draft where others alone are asked.
+        let text = [1, 2, 3, 1, 2, 3, 1, 2];
+        let mut alone = Drafter::new(100, false).unwrap();
+        assert!(alone.read(&text, 1, 1000, None));
+        alone.draft(None, 0.0, 4, &mut to);
+        assert!(to.is_empty());
     }
 
     #[test]
     fn an_empty_text_has_no_draft() {
-        let drafter = Drafter::new(4).unwrap();
+        let drafter = Drafter::new(4, true).unwrap();
         assert!(drafted(&drafter, 0.0).is_empty());
         assert!(Drafter::bytes(1000) > 50_000);
     }

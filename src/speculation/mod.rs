@@ -11,6 +11,6 @@ mod step_time;
 
 pub use automaton::{Cursor, Piece, SuffixAutomaton};
 pub use drafter::Drafter;
-pub use reliability::Reliability;
+pub use reliability::{Acceptance, Reliability};
 pub use shared::{SharedCursor, SharedTexts};
 pub use step_time::StepTime;

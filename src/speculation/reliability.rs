@@ -4,6 +4,8 @@
 const CLASSES: usize = 7;
 /// What is assumed of each class at first: of texts in general, a little less than what was seen there.
 const ASSUMED: [f32; CLASSES] = [0.1, 0.2, 0.4, 0.55, 0.7, 0.8, 0.85];
+/// What is assumed of a model at first.
+const ASSUMED_OF_MODEL: f32 = 0.7;
 /// What is assumed counts as so many observations.
 const ASSUMED_WEIGHT: f32 = 3.0;
 /// An observation counts for so much less after each later one.
@@ -34,6 +36,39 @@ impl Reliability {
     }
 }
 
+/// How often the drafts of a model were what was sampled.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Acceptance {
+    hits: f32,
+    trials: f32,
+}
+
+impl Acceptance {
+    /// Of `drafted` tokens in a row the first `accepted` were.
+    pub fn observe(&mut self, drafted: usize, accepted: usize) {
+        for index in 0..(accepted + 1).min(drafted) {
+            self.hits = self.hits * FADING + f32::from(u8::from(index < accepted));
+            self.trials = self.trials * FADING + 1.0;
+        }
+    }
+
+    /// The probability that the next one is.
+    pub fn probability(&self) -> f32 {
+        (self.hits + ASSUMED_WEIGHT * ASSUMED_OF_MODEL) / (self.trials + ASSUMED_WEIGHT)
+    }
+
+    /// How many drafts, up to `most`, are all of them accepted with a probability of at least `least`.
+    pub fn drafts(&self, least: f32, most: usize) -> usize {
+        let mut all = 1.0;
+        (0..most)
+            .take_while(|_| {
+                all *= self.probability();
+                all >= least.max(f32::MIN_POSITIVE)
+            })
+            .count()
+    }
+}
+
 fn class(len: usize) -> usize {
     (usize::BITS - len.saturating_sub(1).leading_zeros()).min(CLASSES as u32 - 1) as usize
 }
@@ -46,6 +81,19 @@ mod tests {
     fn lengths_are_classed_by_powers_of_two() {
         let classes: Vec<usize> = [1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 1000].map(class).to_vec();
         assert_eq!(classes, [0, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]);
+    }
+
+    #[test]
+    fn a_model_drafts_as_far_as_it_is_right() {
+        let mut acceptance = Acceptance::default();
+        assert_eq!(acceptance.drafts(0.3, 9), 3);
+        (0..40).for_each(|_| acceptance.observe(4, 4));
+        assert_eq!(acceptance.drafts(0.3, 9), 9);
+        // The first refusal ends a row: what is behind it says nothing.
+        (0..40).for_each(|_| acceptance.observe(4, 1));
+        assert!((0.4..0.6).contains(&acceptance.probability()), "{}", acceptance.probability());
+        (0..40).for_each(|_| acceptance.observe(1, 0));
+        assert_eq!(acceptance.drafts(0.3, 9), 0);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! it was, so that the oldest half is forgotten at once when there is no more room.
 
 use super::automaton::{Cursor, Piece, SuffixAutomaton};
-use crate::error::{Result, copied, reserved};
+use crate::error::{Result, reserved};
+use crate::limits::DRAFT_TOKENS_MAX;
 use std::collections::VecDeque;
 
 /// Stands between two texts; no vocabulary has it.
@@ -42,9 +43,8 @@ pub struct SharedTexts {
     growing: usize,
     /// Tokens of a half.
     most: usize,
-    /// Texts that are to be added, and how much of the first was.
-    waiting: VecDeque<Vec<u32>>,
-    added: usize,
+    /// What is to be added, in memory of a half.
+    waiting: VecDeque<u32>,
 }
 
 impl SharedTexts {
@@ -55,17 +55,16 @@ impl SharedTexts {
     pub fn new(tokens: usize) -> Result<SharedTexts> {
         let most = (tokens / 2).max(1);
         let halves = [Half::new(most)?, Half::new(most)?];
-        Ok(SharedTexts { halves, growing: 0, most, waiting: VecDeque::new(), added: 0 })
+        let waiting: Vec<u32> = reserved("the texts of ended requests", most)?;
+        Ok(SharedTexts { halves, growing: 0, most, waiting: waiting.into() })
     }
 
-    /// Keeps the text of a request that has ended, to be read in pieces by [`SharedTexts::read`]. Without memory for it, it is left.
+    /// Keeps the text of a request that has ended, to be read in pieces by [`SharedTexts::read`]. Where too much waits to be read, it is
+    /// left.
     pub fn keep(&mut self, text: &[u32]) {
-        let waiting: usize = self.waiting.iter().map(Vec::len).sum();
-        if text.is_empty() || waiting + text.len() > self.most || self.waiting.try_reserve(1).is_err() {
-            return;
-        }
-        if let Ok(copy) = copied("the text of a request", text) {
-            self.waiting.push_back(copy);
+        if !text.is_empty() && self.waiting.len() + text.len() < self.most {
+            self.waiting.extend(text);
+            self.waiting.push_back(BETWEEN);
         }
     }
 
@@ -73,16 +72,10 @@ impl SharedTexts {
     pub fn read(&mut self, most: usize) -> usize {
         let mut read = 0;
         while read < most
-            && let Some(text) = self.waiting.front()
+            && let Some(token) = self.waiting.pop_front()
         {
-            let token = text.get(self.added).copied();
-            self.added += 1;
+            self.push(token);
             read += 1;
-            if token.is_none() {
-                self.waiting.pop_front();
-                self.added = 0;
-            }
-            self.push(token.unwrap_or(BETWEEN));
         }
         read
     }
@@ -112,7 +105,8 @@ impl SharedTexts {
         let fresh = halves.filter(|(half, (_, generation))| half.generation == *generation);
         let pieces = fresh.map(|(half, (cursor, _))| (half.automaton.piece(cursor), half));
         let found = pieces.filter(|(piece, _)| piece.len > 0).map(|(Piece { end, len }, half)| {
-            (len, half.text[end + 1..].split(|&token| token == BETWEEN).next().unwrap_or_default())
+            let rest = &half.text[end + 1..half.text.len().min(end + 1 + DRAFT_TOKENS_MAX)];
+            (len, rest.split(|&token| token == BETWEEN).next().unwrap_or_default())
         });
         found.max_by_key(|(len, rest)| (*len, !rest.is_empty())).unwrap_or_default()
     }

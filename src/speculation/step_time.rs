@@ -55,10 +55,12 @@ impl StepTime {
         (time + (rows as f64 - mean) * row).max(row)
     }
 
-    /// With which probability a draft has to be accepted to be worth its row, where `streams` get a token a step.
-    pub fn worth(&self, streams: usize) -> f32 {
+    /// With which probability a draft has to be accepted to be worth its row, and what making it `takes`, where `streams` get a token a
+    /// step.
+    pub fn worth(&self, streams: usize, takes: f64) -> f32 {
+        let takes = if self.weight > 0.0 { takes } else { 0.0 };
         // A token more is a step less for one of the streams.
-        (MARGIN * self.row() * streams.max(1) as f64 / self.step(streams.max(1))) as f32
+        (MARGIN * (self.row() + takes) * streams.max(1) as f64 / self.step(streams.max(1))) as f32
     }
 
     /// The time that accepted drafts have saved in a step of `streams` sequences; negative where they have cost more.
@@ -91,22 +93,24 @@ mod tests {
             let rows = 16 + round % 8;
             times.observe(rows, 4.0 * rows as f64);
         }
-        assert!(times.worth(16) > 1.0, "{}", times.worth(16));
+        assert!(times.worth(16, 0.0) > 1.0, "{}", times.worth(16, 0.0));
         // One stream that reads weights.
         let mut times = StepTime::default();
         (0..400).for_each(|round| times.observe(1 + round % 6, 60.0 + 3.0 * (1 + round % 6) as f64));
-        assert!(times.worth(1) < 0.1 && times.worth(4) < 0.3);
+        assert!(times.worth(1, 0.0) < 0.1 && times.worth(4, 0.0) < 0.3);
+        // A draft that takes a third of a step has to be right more often.
+        assert!((0.3..0.6).contains(&times.worth(1, 20.0)), "{}", times.worth(1, 20.0));
     }
 
     #[test]
     fn a_line_through_one_point_is_assumed() {
         let mut times = StepTime::default();
-        assert!((0.05..0.2).contains(&times.worth(1)));
-        assert!(times.worth(8) > times.worth(1));
+        assert!((0.05..0.2).contains(&times.worth(1, 0.0)));
+        assert!(times.worth(8, 0.0) > times.worth(1, 0.0));
         (0..100).for_each(|_| times.observe(1, 50.0));
-        assert!((0.05..0.2).contains(&times.worth(1)));
+        assert!((0.05..0.2).contains(&times.worth(1, 0.0)));
         // Noise makes no row free, nor dearer than a step.
         (0..100).for_each(|round| times.observe(1 + round % 2, 50.0 - 40.0 * (round % 2) as f64));
-        assert!(times.row() > 0.0 && times.worth(1) <= 1.25);
+        assert!(times.row() > 0.0 && times.worth(1, 0.0) <= 1.25);
     }
 }

@@ -170,16 +170,19 @@ fn steady(engine: &Engine, mut read: impl FnMut() -> u64) -> Counted {
 }
 
 /// With callbacks, waits and events of Rust.
-fn in_rust(way: Way, queue_tokens: u32) -> Counted {
+fn in_rust(way: Way, queue_tokens: u32, speculation: Speculation) -> Counted {
     let dir = storyteller();
     let delivery = if way == Way::Poll { Delivery::Poll } else { Delivery::Thread };
-    let engine = Engine::open(&dir, EngineOptions { threads: 1, delivery, ..EngineOptions::default() }).unwrap();
+    let options = EngineOptions { threads: 1, delivery, speculation, ..EngineOptions::default() };
+    let engine = Engine::open(&dir, options).unwrap();
     // It was watched, and is not any more.
     engine.set_trace(Some(Trace { detail: Some(DetailOptions::default()), ..Trace::new(Box::new(|_| ())) })).unwrap();
     engine.set_trace(None).unwrap();
     // So that all of them begin together.
     assert!(engine.pause(None).unwrap());
     let (prompt, mut options) = everything();
+    let drafts = speculation != Speculation::default();
+    options.dry_multiplier = options.dry_multiplier.filter(|_| !drafts);
     // It never waits for a reader, so that the engine never idles: with debug assertions it proves its accounting then.
     let longer = RequestOptions { max_tokens: Some(1900), ..options.clone() };
     let _runner = engine.submit(&prompt, &longer, Sink::Pull).unwrap();
@@ -201,7 +204,7 @@ fn in_rust(way: Way, queue_tokens: u32) -> Counted {
         .collect();
     let a_moment = Some(Duration::from_millis(1));
     let event = |next: Next| u64::from(matches!(next, Next::Event(_)));
-    steady(&engine, || match way {
+    let counted = steady(&engine, || match way {
         Way::Poll => u64::from(engine.poll(a_moment, 0).unwrap()),
         Way::Engine => event(engine.next(a_moment).unwrap()),
         Way::Pull => requests.iter().map(|r| event(r.next(a_moment).unwrap())).sum(),
@@ -209,7 +212,9 @@ fn in_rust(way: Way, queue_tokens: u32) -> Counted {
             std::thread::yield_now();
             0
         }
-    })
+    });
+    assert_eq!(engine.stats().unwrap().drafted_tokens > 0, drafts);
+    counted
 }
 
 unsafe extern "C" fn look(_: *mut c_void, event: *const astrai_event) -> i32 {
@@ -309,9 +314,21 @@ fn no_token_allocates_on_its_way() {
         // A queue that fills up and one that does not; who is never read needs one that holds everything.
         let queues: &[u32] = if way == Way::Unread { &[0] } else { &[0, 3] };
         for &queue_tokens in queues {
-            in_rust(way, queue_tokens).check(way, queue_tokens);
+            in_rust(way, queue_tokens, Speculation::default()).check(way, queue_tokens);
             in_c(way, queue_tokens).check(way, queue_tokens);
         }
+    }
+}
+
+/// The same with as many drafts as there are, of which some are refused.
+#[test]
+#[cfg(target_os = "linux")]
+fn no_draft_allocates() {
+    let _one = ONE.lock().unwrap_or_else(|failed| failed.into_inner());
+    for shared_texts in [false, true] {
+        let speculation = Speculation { own_text: true, shared_texts, draft_tokens: 0, always: true };
+        in_rust(Way::Pull, 0, speculation).check(Way::Pull, 0);
+        in_rust(Way::Unread, 0, speculation).check(Way::Unread, 0);
     }
 }
 

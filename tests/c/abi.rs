@@ -70,7 +70,7 @@ fn structs_have_the_layout_of_the_header() {
             struct_size, flags, device, device_index, cpu_tier, compute, weights, kv, delivery, log_level,
             thread_priority, threads, max_running, max_waiting, context_length, page_tokens, step_tokens, duty_work_us,
             duty_interval_us, draft_tokens, memory_budget, affinity_mask, progress, log, wake, finalize, user_data,
-            weights_cache, invariant, speculation,
+            weights_cache, invariant, speculation, draft_model,
         }
         astrai_request_options {
             struct_size, flags, tag, seed, max_tokens, top_k, priority, logprobs, deadline_ms, queue_tokens,

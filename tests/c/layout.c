@@ -86,7 +86,7 @@ int main(void) {
   FIELD(astrai_part, call_id, 56, 8);
   FIELD(astrai_part, call_id_len, 64, 8);
 
-  SIZE(astrai_engine_options, 152);
+  SIZE(astrai_engine_options, 160);
   FIELD(astrai_engine_options, struct_size, 0, 4);
   FIELD(astrai_engine_options, flags, 4, 4);
   FIELD(astrai_engine_options, device, 8, 4);
@@ -117,6 +117,7 @@ int main(void) {
   FIELD(astrai_engine_options, weights_cache, 136, 8);
   FIELD(astrai_engine_options, invariant, 144, 4);
   FIELD(astrai_engine_options, speculation, 148, 4);
+  FIELD(astrai_engine_options, draft_model, 152, 8);
 
   SIZE(astrai_request_options, 112);
   FIELD(astrai_request_options, struct_size, 0, 4);

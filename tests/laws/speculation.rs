@@ -116,7 +116,7 @@ fn ends_and_penalties_inside_a_row_are_as_without() {
     }
 }
 
-/// Whose next token depends on what the host or a parser makes of the last has no drafts, nor has a request that asks for none.
+/// Requests with DRY have no drafts, nor those that ask for none; others have as many as they ask for.
 #[test]
 fn requests_that_cannot_have_drafts_go_without() {
     let dir = fixture("qwen3");
@@ -144,6 +144,38 @@ fn requests_that_cannot_have_drafts_go_without() {
     let refused = Speculation { draft_tokens: 4, ..Speculation::default() };
     let refused = EngineOptions { speculation: refused, ..target::fastest().options() };
     assert_eq!(Engine::open(&dir, refused).map(|_| ()).unwrap_err().subject, "draft_tokens");
+}
+
+/// Adjustments of so many tokens that the logits of a step are sampled in pieces, which end in the middle of rows with drafts.
+#[test]
+fn rows_that_are_sampled_in_pieces_are_as_whole_ones() {
+    let dir = fixture("qwen3");
+    let cold = open(&dir, target::fastest().options());
+    let mut random = Random(seed());
+    let jobs: Vec<Job> = (0..4)
+        .map(|index| {
+            let mut job = greedy((0..30).map(|_| random.below(128) as u32).collect());
+            job.options.temperature = Some([0.0, 1.0][index % 2]);
+            job.options.seed = Some(index as u64);
+            job.options.frequency_penalty = Some(0.2);
+            job.options.repetition_penalty = Some(1.2);
+            let most = astrai::limits::BIASES_MAX / 3;
+            let bias = (0..most).map(|at| (at as u32 % 128, 1e-5)).collect();
+            job.options.settings = Some(Arc::new(Settings { bias, ..Settings::default() }));
+            job
+        })
+        .collect();
+    let want: Vec<Answer> = jobs.iter().map(|job| run(&cold, job).0).collect();
+    for mistakes in [0, 20, 60] {
+        let texts = jobs.iter().zip(&want).map(|(job, want)| text(job, want)).collect();
+        let engine = open(&dir, drafting(texts, mistakes));
+        let requests: Vec<Request> = jobs.iter().map(|job| job.submit(&engine, Sink::Pull)).collect();
+        for (request, want) in requests.iter().zip(&want) {
+            assert_eq!(answer(&drain(request)), *want, "{mistakes}");
+        }
+        let stats = settled(&engine);
+        assert!(stats.accepted_tokens > 20 && stats.pages_used == 0, "{mistakes}: {stats:?}");
+    }
 }
 
 /// Drafts of constrained requests go as far as the constraint lets them; answers, and whether they are complete, are as without.
@@ -181,6 +213,10 @@ fn drafts_under_a_constraint_are_cut_by_it() {
                 assert_eq!(got, (want.clone(), finish, complete, None, got.4), "{kind:?} {seed} {mistakes}");
                 assert_eq!(settled(&engine).pages_used, 0);
             }
+            // Beside itself: two with drafts and masks in one step, more than its logits have room for.
+            let engine = open(&dir, drafting(vec![text(&job, &want)], 10));
+            let both = [job.submit(&engine, Sink::Pull), job.submit(&engine, Sink::Pull)];
+            both.iter().for_each(|request| assert_eq!(answer(&drain(request)), want, "{kind:?} {seed} twice"));
             // And by what the answer itself has said before.
             let engine = open(&dir, own_text());
             let got = ended(&engine);
@@ -189,6 +225,66 @@ fn drafts_under_a_constraint_are_cut_by_it() {
     }
     println!("{accepted} drafts accepted");
     assert!(accepted > 100, "{accepted}");
+}
+
+/// A model that drafts for itself is right as often as it can be, one of other weights seldom; neither changes a bit. Windows, latent
+/// pages, several requests at once, prompts of several steps.
+#[test]
+fn another_model_drafts() {
+    let mut random = Random(seed());
+    for (model, draft) in [
+        ("qwen3", "qwen3"),
+        ("qwen3", "qwen2"),
+        ("gemma3_text", "gemma3_text"),
+        ("deepseek_v3", "deepseek_v3"),
+        ("qwen3_5_text", "qwen3"),
+    ] {
+        let dir = fixture(model);
+        let options = || EngineOptions { threads: 1, max_running: 3, step_tokens: 40, ..target::fastest().options() };
+        let cold = Engine::open(&dir, options()).unwrap();
+        let jobs: Vec<Job> = (0..5)
+            .map(|index| {
+                let prompt = (0..1 + random.below(150)).map(|_| random.below(90) as u32).collect();
+                let mut job = greedy(prompt);
+                job.options.temperature = Some([0.0, 0.8][index % 2]);
+                (job.options.seed, job.options.queue_tokens) = (Some(index as u64), [1, 1000][index / 3]);
+                job
+            })
+            .collect();
+        let want: Vec<Answer> = jobs.iter().map(|job| run(&cold, job).0).collect();
+        let draft_model = Some(fixture(draft));
+        let speculation = Speculation { always: true, draft_tokens: 5, ..Speculation::default() };
+        let engine = Engine::open(&dir, EngineOptions { draft_model, speculation, ..options() }).unwrap();
+        let requests: Vec<Request> = jobs.iter().map(|job| job.submit(&engine, Sink::Pull)).collect();
+        for (request, want) in requests.iter().zip(&want) {
+            assert_eq!(answer(&drain(request)), *want, "{model} {draft}");
+        }
+        let stats = settled(&engine);
+        println!("{model} {draft}: {} of {} accepted", stats.accepted_tokens, stats.drafted_tokens);
+        assert!(stats.drafted_tokens > 100, "{model} {draft}: {stats:?}");
+        assert!(model != draft || stats.accepted_tokens > 60, "{model} {draft}: {stats:?}");
+        assert_eq!(stats.pages_used, 0);
+        // Greedy, alone: all that it drafts is right.
+        if model == draft {
+            let draft_model = Some(dir.clone());
+            let engine = Engine::open(&dir, EngineOptions { draft_model, speculation, ..options() }).unwrap();
+            let (got, usage) = run(&engine, &jobs[4]);
+            assert_eq!((got, usage.accepted_tokens), (want[4].clone(), usage.drafted_tokens), "{model}");
+        }
+    }
+    let refused = |model: &str, draft: &Path| {
+        let options = EngineOptions { draft_model: Some(draft.into()), threads: 1, ..target::fastest().options() };
+        Engine::open(&fixture(model), options).map(drop).unwrap_err()
+    };
+    let error = refused("qwen3", &fixture("qwen3_5_text"));
+    assert!(error.message.contains("keep a state"), "{error}");
+    assert_eq!(refused("qwen3", &storyteller()).subject, "draft_model");
+    assert!(refused("qwen3", Path::new("/nonexistent")).message.starts_with("the draft model: "));
+    let dir = fixture("qwen3");
+    let (options, plan) = (target::fastest().options(), |o: &EngineOptions| Engine::plan(&dir, o).unwrap());
+    let alone = plan(&options);
+    let both = plan(&EngineOptions { draft_model: Some(dir.clone()), ..options });
+    assert_eq!((both.weight_bytes, both.fits), (2 * alone.weight_bytes, true));
 }
 
 /// A random model soon says the same again and again, which is drafted from its own text.
@@ -219,7 +315,7 @@ fn answers_of_others_are_drafted_where_texts_are_shared() {
     let (want, _) = run(&open(&dir, target::fastest().options()), &job);
     let mut accepted = [0, 0];
     for (shared_texts, accepted) in [false, true].into_iter().zip(&mut accepted) {
-        let speculation = Speculation { own_text: true, shared_texts, draft_tokens: 8 };
+        let speculation = Speculation { own_text: true, shared_texts, draft_tokens: 8, ..Speculation::default() };
         let engine = open(&dir, EngineOptions { speculation, ..target::fastest().options() });
         for _ in 0..2 {
             let (got, usage) = run(&engine, &job);

@@ -158,7 +158,7 @@ impl Shape {
             _ => None,
         };
         let mut options = EngineOptions {
-            speculation: Speculation { own_text, shared_texts, draft_tokens: 0 },
+            speculation: Speculation { own_text, shared_texts, draft_tokens: 0, always: self.running % 2 == 1 },
             draft_fn,
             threads: self.threads,
             max_running: self.running,

@@ -73,8 +73,11 @@ pub struct SpeculationArgs {
     /// Draft tokens and check several in one step, which changes none of them [default: no drafts]
     #[arg(long, value_name = "FROM", value_parser = one_of(&SPECULATE))]
     speculate: Option<Speculation>,
-    /// With --speculate: most drafts of a request in one step [default: 16]
-    #[arg(long, value_name = "N", requires = "speculate",
+    /// A smaller model of the same vocabulary that drafts, too: its folder, .gguf file or hf://owner/name[:quant]
+    #[arg(long, value_name = "MODEL")]
+    draft_model: Option<PathBuf>,
+    /// With --speculate or --draft-model: most drafts of a request in one step [default: 16]
+    #[arg(long, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=limits::DRAFT_TOKENS_MAX as i64))]
     draft_tokens: Option<u32>,
 }
@@ -84,19 +87,21 @@ const SPECULATE: [(&str, &str, Speculation); 2] = [
     (
         "own",
         "what followed the same words earlier in the request's own text",
-        Speculation { own_text: true, shared_texts: false, draft_tokens: 0 },
+        Speculation { own_text: true, shared_texts: false, draft_tokens: 0, always: false },
     ),
     (
         "shared",
         "or in earlier answers of this process",
-        Speculation { own_text: true, shared_texts: true, draft_tokens: 0 },
+        Speculation { own_text: true, shared_texts: true, draft_tokens: 0, always: false },
     ),
 ];
 
 impl SpeculationArgs {
-    /// As an option of the engine.
-    pub fn options(&self) -> Speculation {
-        Speculation { draft_tokens: self.draft_tokens.unwrap_or(0), ..self.speculate.unwrap_or_default() }
+    /// Added to options of the engine.
+    pub fn add(&self, options: EngineOptions) -> EngineOptions {
+        let draft_tokens = self.draft_tokens.unwrap_or(0);
+        let speculation = Speculation { draft_tokens, ..self.speculate.unwrap_or_default() };
+        EngineOptions { speculation, draft_model: self.draft_model.clone(), ..options }
     }
 }
 
@@ -181,7 +186,7 @@ impl ComputeArgs {
 impl EngineArgs {
     /// As options of the engine.
     pub fn options(&self) -> EngineOptions {
-        EngineOptions { speculation: self.speculation.options(), ..self.memory.add(self.model.options()) }
+        self.speculation.add(self.memory.add(self.model.options()))
     }
 }
 

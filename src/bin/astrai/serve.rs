@@ -86,8 +86,7 @@ impl ServeArgs {
             max_waiting: self.max_waiting.unwrap_or(0),
             // The first call of a tool does not wait for it.
             constraints: true,
-            speculation: self.speculation.options(),
-            ..self.memory.add(self.compute.options())
+            ..self.speculation.add(self.memory.add(self.compute.options()))
         }
     }
 

@@ -281,7 +281,7 @@ impl BenchArgs {
 
     /// Options of the engine for a policy.
     pub fn engine_options(&self, plan: &Plan, policy: PolicyName) -> EngineOptions {
-        EngineOptions {
+        self.speculation.add(EngineOptions {
             device: self.device.0,
             device_index: self.device.1,
             invariant: self.invariant != 0,
@@ -296,8 +296,7 @@ impl BenchArgs {
             context_length: self.context.unwrap_or(0),
             memory_budget: u64::from(self.memory_mib.unwrap_or(0)) << 20,
             schedule_fn: policy.schedule_fn(),
-            speculation: self.speculation.options(),
             ..EngineOptions::default()
-        }
+        })
     }
 }

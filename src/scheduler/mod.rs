@@ -414,7 +414,7 @@ impl Scheduler {
         let pending = sequence.pending();
         let chunk = match at_once {
             true => Some(pending).filter(|&all| all <= room).unwrap_or(0),
-            false if pending == 1 => 1 + self.affordable_drafts(sequence, others).min(room.saturating_sub(1)),
+            false if pending == 1 => (1 + self.affordable_drafts(sequence, others)).min(room),
             false => pending.min(sequence.to_checkpoint()).min(room),
         };
         let mut count = if chunk == 0 { 0 } else { self.grow(handle, chunk) };

@@ -27,15 +27,20 @@ REPOSITORY = HERE.parent.parent
 # stream decode while the last one's prompt is computed, and what is timed is when all decode.
 COLUMNS = [
     ("prefill", "prefill 512", 512, 0, 1, 3),
+    ("prefill-4k", "prefill 4096", 4096, 0, 1, 1),
     ("short", "1 stream, short", 16, 48, 1, 1),
     ("s1", "1 stream", 512, 48, 1, 1),
+    ("s1-4k", "1 stream at 4096", 4096, 32, 1, 1),
     ("s4", "4 streams", 512, 32, 4, 1),
     ("s8", "8 streams", 512, 48, 8, 1),
     ("s16", "16 streams", 512, 80, 16, 1),
+    ("busy", "1 stream, busy", 16, 24, 1, 1),
     ("prefill-8k", "prefill 8192", 8192, 0, 1, 1),
     ("s1-8k", "1 stream at 8192", 8192, 32, 1, 1),
 ]
-COLUMNS_DEFAULT = "prefill,short,s1,s4,s8,s16"
+COLUMNS_DEFAULT = "prefill,prefill-4k,short,s1,s1-4k,s4,s8,s16,busy"
+# Measured while other programs want every processor.
+BUSY = "busy"
 COLUMNS_QUICK = "prefill,s1,s4"
 PRECISIONS_DEFAULT = "bf16,q8,q4"
 # Columns that tell which of an engine's variants can win, and how far behind the best a variant may be to be measured.
@@ -88,14 +93,19 @@ def chosen(parser, text, known):
     return [name for name in known if name in names]
 
 
+def columns_of(names):
+    """The columns of these names, as the engines and the results have them."""
+    keys = ("name", "label", "prompt", "generate", "streams", "repeat")
+    return [dict(zip(keys, column)) for column in COLUMNS if column[0] in names]
+
+
 class Comparison:
     """One run: engines that could be had, and what was measured."""
 
     def __init__(self, options):
         self.options = options
         self.work = peers.Work(options.work, options.shape, options.seed, options.astrai)
-        self.columns = [dict(zip(("name", "label", "prompt", "generate", "streams", "repeat"), column)) for column in COLUMNS
-                        if column[0] in options.columns]
+        self.columns = columns_of(options.columns)
         self.settings = {"threads": options.threads, "seed": int(options.seed)}
         self.path = pathlib.Path(options.out or self.work.folder / f"results-{options.shape}.json")
         self.engines, self.samples, self.skipped = {}, [], []
@@ -154,8 +164,7 @@ class Comparison:
 
     def screen(self, name, precision, variants):
         """By column, the variants within the margin of the best; and whether the machine was calm."""
-        columns = [dict(zip(("name", "label", "prompt", "generate", "streams", "repeat"), column)) for column in COLUMNS
-                   if column[0] in SCREEN]
+        columns = columns_of(SCREEN)
         figures, calm = {}, True
         for variant in variants:
             peers.say(f"which variant: {self.engines[name].label}, {precision}, {variant}")
@@ -173,14 +182,22 @@ class Comparison:
 
     def measured(self, name, precision, variant, columns):
         """The engine's runs; what it refuses is skipped. With patience, each column is a run of its own that waits for a
-        calm machine, and what others disturbed is measured again; all is kept."""
+        calm machine, and what others disturbed is measured again; all is kept. The busy column is a run of its own, which
+        nobody else disturbs."""
         engine, patience = self.engines[name], self.options.patience
         model, runs = self.models[name, precision], []
+        calm = [column for column in columns if column["name"] != BUSY]
+        busy = [[column] for column in columns if column["name"] == BUSY]
         try:
-            for group in [[column] for column in columns] if patience else [columns]:
+            for group in ([[column] for column in calm] if patience else [calm] if calm else []) + busy:
                 for _ in range(patience + 1):
                     machine.wait_for_calm(PATIENCE_S if patience else 0, report.CALM)
-                    more = engine.measure(self.work, model, precision, variant, group, self.settings)
+                    if group in busy:
+                        with machine.kept_busy():
+                            more = engine.measure(self.work, model, precision, variant, group, self.settings)
+                        more = [(figures, None) for figures, _ in more]
+                    else:
+                        more = engine.measure(self.work, model, precision, variant, group, self.settings)
                     runs.extend(more)
                     self.tell(name, precision, variant, more)
                     if all((others or 0) <= report.CALM for _, others in more):

@@ -1,10 +1,12 @@
 """What belongs beside a figure: the processor, its memory, and who else was using it."""
 
+import contextlib
 import json
 import os
 import pathlib
 import platform
 import subprocess
+import sys
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -83,6 +85,20 @@ def wait_for_calm(seconds, share):
         time.sleep(1)
         if busy_s() - before <= share * (os.cpu_count() or 1):
             return
+
+
+@contextlib.contextmanager
+def kept_busy():
+    """While this lasts, another program wants each of the processors, all of the time, at the same priority."""
+    spin = [sys.executable, "-c", "while True: pass"]
+    programs = []
+    try:
+        programs = [subprocess.Popen(spin) for _ in os.sched_getaffinity(0)]
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
 
 
 class Outcome:

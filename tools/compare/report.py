@@ -71,7 +71,9 @@ def ratios(results, found, precision):
 
 def bound(results, precision, column):
     """Tokens a second when nothing but reading the smallest model of this precision and the KV cache, in bf16, took time;
-    None for prompts, and where the machine's memory was not measured."""
+    None for prompts, for busy processors, and where the machine's memory was not measured."""
+    if column["name"] == "busy":
+        return None
     rate = results["machine"].get("read_gb_s_n")
     sizes = [by[precision] for by in results.get("model_bytes", {}).values() if by.get(precision)]
     if not rate or not sizes or column["generate"] == 0:

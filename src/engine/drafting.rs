@@ -33,7 +33,7 @@ pub(super) struct Drafting {
     /// Texts of requests that have ended.
     others: Option<SharedTexts>,
     /// Drafts where texts have none; `None` too when it has failed.
-    model: Option<DraftModel>,
+    model: Option<Box<DraftModel>>,
     /// What is asked of it in a step, of which the first are used; and the time that it took, in microseconds.
     wanted: Vec<Wanted>,
     model_us: f64,
@@ -113,7 +113,7 @@ impl Drafting {
     /// `Memory`.
     pub fn new(
         options: &mut EngineOptions,
-        model: Option<DraftModel>,
+        model: Option<Box<DraftModel>>,
         runner: &ModelRunner,
     ) -> Result<Option<Drafting>> {
         if !options.drafts() {
@@ -210,7 +210,7 @@ impl Drafting {
         self.streams = scheduler.running().count();
         let least = self.worth(streams, 0.0);
         // Streams share the steps of a draft model.
-        let model_step = self.model.as_ref().map_or(0.0, DraftModel::step_us) / streams.max(1) as f64;
+        let model_step = self.model.as_ref().map_or(0.0, |model| model.step_us()) / streams.max(1) as f64;
         let least_of_model = self.worth(streams, model_step);
         // Whoever runs may have a row of logits in the step.
         self.room = self.logits_rows.saturating_sub(scheduler.running().count());
@@ -247,7 +247,7 @@ impl Drafting {
                 of_model.look(sequence);
                 let drafts = if self.drafts.is_empty() { of_model.drafts(least_of_model, most) } else { 0 };
                 let text_max = active.request.prompt.len() + active.request.max_tokens;
-                let follows = |model: &mut DraftModel| model.follow(handle, text, text_max).is_ok();
+                let follows = |model: &mut Box<DraftModel>| model.follow(handle, text, text_max).is_ok();
                 if drafts > 0
                     && let Some(asked) = self.wanted.get_mut(wanted)
                     && self.model.as_mut().is_some_and(follows)

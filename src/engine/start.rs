@@ -88,8 +88,12 @@ impl Engine {
                 }
             };
             let draft_model = open_draft_model(&mut options, &mut log)?;
-            let opened = open::open(source, &mut options, &mut log)?;
-            draft_model.as_ref().map_or(Ok(()), |draft_model| same_tokens(&opened, draft_model))?;
+            let opened = Box::new(open::open(source, &mut options, &mut log)?);
+            let draft_model = match draft_model {
+                Some(draft_model) => draft_by(draft_model, &opened)?,
+                None => None,
+            };
+            // In boxes: the caller's stack may be small.
             Ok((opened, draft_model))
         });
         let (opened, draft_model) = prepared.flatten().inspect_err(|e| {
@@ -116,11 +120,7 @@ impl Engine {
         if let Some(runner) = opened.runner {
             // From here on a failure drops `engine`, which stops the threads that already run.
             let (schedule_fn, trace) = (options.schedule_fn.take(), options.trace.take());
-            let model = match draft_model.and_then(|opened| opened.runner) {
-                Some(draft) => Some(DraftModel::new(draft, engine.running_max, engine.info.vocab_size)?),
-                None => None,
-            };
-            let drafting = Drafting::new(&mut options, model, &runner)?;
+            let drafting = Drafting::new(&mut options, draft_model, &runner)?;
             let core = Core::new(shared.clone(), runner, schedule_fn, trace, drafting)?;
             let start = |name, body: Box<dyn FnOnce() + Send>| {
                 let thread = thread::spawn(name, placing, body)?;
@@ -164,8 +164,8 @@ fn open_draft_model(options: &mut EngineOptions, log: Log) -> Result<Option<Open
     Ok(Some(opened))
 }
 
-/// Whether a draft model speaks of the same tokens.
-fn same_tokens(opened: &Opened, draft_model: &Opened) -> Result<()> {
+/// The draft model of an engine, which has to speak of the same tokens.
+fn draft_by(draft_model: Opened, opened: &Opened) -> Result<Option<Box<DraftModel>>> {
     let vocab = opened.info.vocab_size.min(draft_model.info.vocab_size) as usize;
     let same = match (&opened.text.tokenizer, &draft_model.text.tokenizer) {
         (Some(own), Some(other)) => constrain::fingerprint(own, vocab)? == constrain::fingerprint(other, vocab)?,
@@ -176,5 +176,6 @@ fn same_tokens(opened: &Opened, draft_model: &Opened) -> Result<()> {
         let message = "the draft model has another vocabulary: drafts are tokens, which have to be the same in both";
         return Err(Error::argument(message).about("draft_model"));
     }
-    Ok(())
+    let made = draft_model.runner.map(|runner| DraftModel::new(runner, opened.running_max, opened.info.vocab_size));
+    Ok(made.transpose()?.map(Box::new))
 }

@@ -1,8 +1,8 @@
 //! A request on the engine thread: sampling state, text, terminal event.
 
 use super::delivery::{PerToken, Piece, with_nul};
-use super::drafting::RequestDrafts;
 use super::event::SpecialName;
+use super::request_drafts::RequestDrafts;
 use super::{End, EventKind, FinishReason, NewRequest, Produced, Usage};
 use crate::cache::SequenceHandle;
 use crate::error::{Error, Result, reserved};

@@ -8,6 +8,7 @@
 use super::active::Active;
 use super::draft_model::{DraftModel, Wanted};
 use super::new_request::NewRequest;
+use super::request_drafts::{OfModel, RequestDrafts};
 use super::table::Table;
 use super::{DraftFn, EngineOptions, ModelRunner, Speculation};
 use crate::cache::SequenceHandle;
@@ -15,15 +16,13 @@ use crate::error::{Result, reserved};
 use crate::limits;
 use crate::os::shortage;
 use crate::scheduler::{Row, Scheduler, Sequence};
-use crate::speculation::{Acceptance, Drafter, SharedTexts, StepTime};
+use crate::speculation::{Drafter, SharedTexts, StepTime};
 use std::time::{Duration, Instant};
 
 /// Tokens of the prompt that are kept with an answer for others: an answer may begin as one before it did after the same words.
 const LEAD_TOKENS: usize = 16;
 /// Drafts under a constraint are at least so likely: each takes a mask.
 const LEAST_UNDER_CONSTRAINT: f32 = 0.3;
-/// A model whose drafts are not worth their time drafts one token in so many steps, to see whether they are now.
-const PROBE_STEPS: u32 = 16;
 
 /// The speculation of an engine that has it.
 pub(super) struct Drafting {
@@ -48,62 +47,6 @@ pub(super) struct Drafting {
     /// Sequences that ran when drafts were offered last, and how many drafts there was room for.
     streams: usize,
     room: usize,
-}
-
-/// The part of a request in speculation.
-pub(super) struct RequestDrafts {
-    /// `None` where texts are not drafted from.
-    drafter: Option<Drafter>,
-    /// Of a request that the draft model follows.
-    model: Option<OfModel>,
-    /// The host drafts.
-    by_host: bool,
-    /// Most drafts of a step.
-    most: usize,
-    /// Whether the next token is guessed rather than not, and a draft of it is worth its row.
-    promising: bool,
-    /// Those that a constraint lets follow; reused.
-    pub masked: Vec<u32>,
-}
-
-/// What is known of the draft model's drafts for a request.
-#[derive(Clone, Copy, Default)]
-struct OfModel {
-    acceptance: Acceptance,
-    /// Drafts of the sequence that were computed and accepted when it was looked at last, and whether those since are the model's.
-    seen: (u64, u64),
-    asked: bool,
-    /// Steps without its drafts.
-    without: u32,
-}
-
-impl OfModel {
-    /// The sequence has had its last drafts.
-    fn look(&mut self, sequence: &Sequence) {
-        let now = (sequence.drafted, sequence.accepted);
-        if std::mem::take(&mut self.asked) {
-            self.acceptance.observe((now.0 - self.seen.0) as usize, (now.1 - self.seen.1) as usize);
-        }
-        self.seen = now;
-    }
-
-    /// How many drafts are wanted, at most.
-    fn drafts(&mut self, least: f32, most: usize) -> usize {
-        match self.acceptance.drafts(least, most) {
-            0 => {
-                self.without += 1;
-                usize::from(self.without.is_multiple_of(PROBE_STEPS)).min(most)
-            }
-            drafts => drafts,
-        }
-    }
-}
-
-impl RequestDrafts {
-    /// Whether it pays to know the newest token before the next step, where steps overlap.
-    pub fn is_promising(&self) -> bool {
-        self.promising
-    }
 }
 
 impl Drafting {

@@ -23,8 +23,8 @@
 //! | [`admission_limits`], [`answer_grammars`], [`breakers`], [`guide`], [`host_logits`], [`new_request`], [`reply`], [`prefix_command`], [`command`], [`mailbox`] | what the engine thread is asked |
 //! | [`copy`], [`text_queue`], [`stats`], [`shared`], [`receive`] | what all threads share |
 //! | [`begin`], [`parts`], [`templates`], [`prompt`], [`answer_rules`] | from a prompt to token ids, and what its answer may be |
-//! | [`model_runner`], [`load`], [`open`] | from a source to a model that runs |
-//! | [`active`], [`table`], [`requests`], [`prefixes`], [`state`] | what commands change: requests and prefixes |
+//! | [`model_runner`], [`load`], [`open`], [`draft_model`] | from a source to a model that runs, and to one that drafts |
+//! | [`request_drafts`], [`active`], [`table`], [`drafting`], [`requests`], [`prefixes`], [`state`] | what commands change: requests, their drafts, and prefixes |
 //! | [`pacing`], [`tracer`], [`pooling`], [`step`], [`core`] | the engine thread: when it may work, a step, its loop |
 //! | [`request`], [`conversation`], [`handle`], [`compile`], [`submit`], [`fit`], [`defer`], [`events`], [`prefix_file`], [`prefix`], [`start`] | the callers' side |
 
@@ -82,6 +82,7 @@ mod prompt;
 mod receive;
 mod reply;
 mod request;
+mod request_drafts;
 mod requests;
 mod shared;
 mod sink;

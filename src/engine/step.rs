@@ -20,10 +20,10 @@
 
 use super::active::Active;
 use super::delivery::Piece;
-use super::drafting::RequestDrafts;
 use super::host_logits::Turn;
 use super::model_runner::LogitsPosition;
 use super::pooling;
+use super::request_drafts::RequestDrafts;
 use super::tracer::Tracer;
 use super::{End, EngineState, FinishReason, LogLevel, ModelRunner, Pacing, Trace};
 use crate::backend::Ticket;

@@ -96,7 +96,7 @@ impl Drafting {
     }
 
     /// The part of a request that was just admitted; `None` where it has none. Without memory for it the request goes without.
-    pub fn admit(&self, request: &NewRequest) -> Option<RequestDrafts> {
+    pub fn admit(&mut self, handle: SequenceHandle, request: &NewRequest) -> Option<RequestDrafts> {
         let most = request.draft_tokens.map_or(usize::MAX, |most| most as usize);
         let most = most.min(self.options.draft_tokens_or_default()).min(limits::DRAFT_TOKENS_MAX);
         let prompt = request.prompt.len();
@@ -111,7 +111,12 @@ impl Drafting {
             prompt.saturating_add(request.max_tokens.min(limits::DRAFT_ANSWER_TOKENS)).min(limits::DRAFT_TEXT_MAX);
         let follows =
             |model: &DraftModel| !by_host && request.guide.is_none() && prompt + request.max_tokens <= model.text_max();
-        let model = self.model.as_ref().filter(|model| follows(model)).map(|_| OfModel::default());
+        // Here, so that no later step takes memory for it.
+        let text_max = prompt + request.max_tokens;
+        let model = self.model.as_mut().filter(|model| follows(model)).and_then(|model| {
+            let begun = shortage::apart(|| model.follow(handle, &request.prompt, text_max));
+            begun.ok().map(|()| OfModel::default())
+        });
         // What is refused here the request can do without.
         let made = shortage::apart(|| {
             let drafter = if reads { Some(Drafter::new(text, self.options.own_text)?) } else { None };
@@ -156,7 +161,7 @@ impl Drafting {
         let model_step = self.model.as_ref().map_or(0.0, |model| model.step_us()) / streams.max(1) as f64;
         let least_of_model = self.worth(streams, model_step);
         // Whoever runs may have a row of logits in the step.
-        self.room = self.logits_rows.saturating_sub(scheduler.running().count());
+        self.room = self.logits_rows.saturating_sub(self.streams);
         let (mut room, mut wanted) = (self.room, 0);
         for at in 0.. {
             let Some(handle) = scheduler.running().nth(at) else { break };

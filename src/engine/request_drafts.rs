@@ -16,7 +16,8 @@ pub(super) struct RequestDrafts {
     pub by_host: bool,
     /// Most drafts of a step.
     pub most: usize,
-    /// Whether the next token is guessed rather than not, and a draft of it is worth its row.
+    /// Whether the next token is guessed rather than not, and a draft of it is worth its row: where steps overlap, it pays to know the
+    /// newest token before the next one.
     pub promising: bool,
     /// Those that a constraint lets follow; reused.
     pub masked: Vec<u32>,
@@ -52,12 +53,5 @@ impl OfModel {
             }
             drafts => drafts,
         }
-    }
-}
-
-impl RequestDrafts {
-    /// Whether it pays to know the newest token before the next step, where steps overlap.
-    pub fn is_promising(&self) -> bool {
-        self.promising
     }
 }

@@ -371,7 +371,7 @@ impl Requests {
         let cached = scheduler.get(handle).and_then(|sequence| sequence.cached_tokens).unwrap_or(0);
         active.request.delivery.admit(active.request.prompt.len(), cached);
         self.counters.queued(now.duration_since(active.request.submitted));
-        active.drafts = self.drafting.as_ref().and_then(|drafting| drafting.admit(&active.request));
+        active.drafts = self.drafting.as_mut().and_then(|drafting| drafting.admit(handle, &active.request));
         let tokens = scheduler.reserve(handle, active.request.max_tokens);
         let reserved = tokens.and_then(|()| active.reserve(vocab)).and_then(|()| shortage::check("a request"));
         if let Err(error) = reserved {

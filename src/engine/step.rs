@@ -23,7 +23,6 @@ use super::delivery::Piece;
 use super::host_logits::Turn;
 use super::model_runner::LogitsPosition;
 use super::pooling;
-use super::request_drafts::RequestDrafts;
 use super::tracer::Tracer;
 use super::{End, EngineState, FinishReason, LogLevel, ModelRunner, Pacing, Trace};
 use crate::backend::Ticket;
@@ -409,7 +408,7 @@ fn append_unknown_tokens(state: &mut EngineState, step: &mut InFlightStep) {
             // The last token of a request is not computed any further.
             && active.generated + active.ahead + 1 < active.request.max_tokens
         {
-            let promising = active.drafts.as_ref().is_some_and(RequestDrafts::is_promising);
+            let promising = active.drafts.as_ref().is_some_and(|own| own.promising);
             if active.request.params.uses_history() || active.request.guide.is_some() || at.drafts > 0 || promising {
                 step.sitting_out += usize::from(at.draft == 0);
                 step.positions.push(Asked { at, kind, appended });

@@ -49,7 +49,7 @@ impl Scheduler {
 
     /// Whether samples at the places of a sequence's drafts are of use to it: all before them were as drafted.
     pub fn is_unsettled(&self, handle: SequenceHandle) -> bool {
-        self.sequences.get(handle).is_some_and(|s| s.unsettled.is_some())
+        self.accepted_drafts(handle).is_some()
     }
 
     /// The draft that a sequence's next token is compared with, while its row is unsettled.

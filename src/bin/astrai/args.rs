@@ -73,7 +73,7 @@ pub struct SpeculationArgs {
     /// Draft tokens and check several in one step, which changes none of them [default: no drafts]
     #[arg(long, value_name = "FROM", value_parser = one_of(&SPECULATE))]
     speculate: Option<Speculation>,
-    /// A smaller model of the same vocabulary that drafts, too: its folder, .gguf file or hf://owner/name[:quant]
+    /// A smaller model of the same vocabulary that drafts, too: its folder or .gguf file
     #[arg(long, value_name = "MODEL")]
     draft_model: Option<PathBuf>,
     /// With --speculate or --draft-model: most drafts of a request in one step [default: 16]
